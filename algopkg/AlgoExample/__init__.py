@@ -1,0 +1,1 @@
+"""AlgoExample: the template of an algorithm package."""

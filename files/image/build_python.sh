@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes /opt/venv (Ray and the tools, from image.lock) and /opt/channel (a conda channel with the image's own Python).
+set -eu
+export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+for name in UV_DEFAULT_INDEX UV_INDEX; do # an empty variable is not the same as none
+    eval "value=\${$name:-}"
+    [ -n "$value" ] || unset "$name"
+done
+
+echo "step: installer"
+python3 -m venv /build/boot
+/build/boot/bin/pip install -q --disable-pip-version-check ${UV_DEFAULT_INDEX:+--index-url "$UV_DEFAULT_INDEX"} \
+    --require-hashes -r /build/bootstrap.lock
+
+python=$(command -v python3)
+if [ -n "${PYTHON_VERSION:-}" ]; then
+    echo "step: python $PYTHON_VERSION from $CONDA_CHANNELS"
+    /build/boot/bin/python /build/make_channel.py install "$PYTHON_VERSION" /opt/python "$CONDA_CHANNELS"
+    python=/opt/python/bin/python3
+fi
+
+echo "step: python packages"
+uv=/build/boot/bin/uv
+export UV_CACHE_DIR=/build/cache
+"$uv" venv -q --python "$python" --no-python-downloads /opt/venv
+"$uv" pip sync -q --python /opt/venv/bin/python --require-hashes --compile-bytecode /build/image.lock
+mkdir -p /opt/lib
+"$python" - <<'PYTHON'
+import pathlib, sysconfig
+site = pathlib.Path(f"/opt/venv/lib/python{sysconfig.get_python_version()}/site-packages")
+(site / "modelserve.pth").write_text("/opt/lib\n")
+script = pathlib.Path("/opt/venv/bin/modelserve")
+script.write_text("#!/opt/venv/bin/python\nfrom modelserve.cli import main\nraise SystemExit(main())\n")
+script.chmod(0o755)
+PYTHON
+cp /build/base.lock /opt/venv/base.lock
+
+echo "step: conda channel"
+/build/boot/bin/python /build/make_channel.py pack "$python" /opt/channel

@@ -1,0 +1,5 @@
+"""``python -m modelserve``."""
+
+from modelserve.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""The ``modelserve`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelserve import __version__
+from modelserve.errors import UserError
+from modelserve.settings import Settings
+
+# Exit codes: 0 done, 1 what was asked for failed, 2 the request itself was wrong (argparse's own).
+FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except UserError as error:
+        if getattr(options, "json", False):
+            print(json.dumps({"ok": False, "problems": [problem.as_dict() for problem in error.problems]}))
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("modelserve", description="Serve the algorithms of conf.ini on a Ray cluster.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+        return sub
+
+    command("plan", _plan, "Show what an apply would change; change nothing.")
+    apply = command("apply", _apply, "Make the cluster serve what conf.ini says.")
+    apply.add_argument("--keep-going", action="store_true", help="apply the good changes though others fail")
+    command("status", _status, "Show what is served.")
+    check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
+    check.add_argument("--project", type=Path, help="directory that holds them (default: modelserve_home)")
+    check.add_argument("--conf", help="conf.ini to check; '-' reads standard input")
+    command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
+    test = command("test", _test, "Load a package in its own environment and ask it one request; deploys nothing.")
+    test.add_argument("name", help="the package under algopkg/")
+    test.add_argument("--backend", required=True, help="the class in backend.py")
+    test.add_argument("--model", default="", help="model files, comma separated")
+    test.add_argument("--params", type=json.loads, default={}, help="the request, as JSON")
+    test.add_argument("--project", type=Path, help="directory that holds algopkg/ and Model_ZOO/")
+    models = command("models", _models, "Fetch and verify what Model_ZOO/models.yml describes.")
+    models.add_argument("directory", type=Path)
+
+    node = command("node", _node, "Run Ray in this container (what the containers do).")
+    node.add_argument("action", choices=("head", "worker", "health"))
+    node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
+    node.add_argument("--options", default="{}", help="options of the node, as JSON")
+    gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
+    gateway.add_argument("action", choices=("run", "health"))
+    return parser
+
+
+def _controller(options: argparse.Namespace) -> Any:
+    from modelserve.deploy import Controller
+
+    # Progress goes to standard error where standard output carries the document.
+    stream = sys.stderr if options.json else sys.stdout
+    return Controller(Settings.load(), lambda line: print(line, file=stream, flush=True))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from modelserve.show import plan_text
+
+    plan, _ = _controller(options).plan()
+    print(json.dumps({"ok": True, **plan.as_dict()}) if options.json else plan_text(plan))
+
+
+def _apply(options: argparse.Namespace) -> None:
+    from modelserve.show import plan_text
+
+    applied = _controller(options).apply(options.keep_going)
+    if options.json:
+        print(json.dumps({"ok": True, **applied.plan.as_dict(), "release": applied.release, "seconds": applied.seconds}))
+    elif applied.release is None:
+        print("nothing to do: what conf.ini says is served")
+    else:
+        print(plan_text(applied.plan))
+        print(f"release {applied.release} is served after {applied.seconds:.1f} s")
+
+
+def _status(options: argparse.Namespace) -> int:
+    from modelserve.show import status_table
+
+    rows = _controller(options).status()
+    print(json.dumps({"ok": True, "algorithms": rows}) if options.json else status_table(rows))
+    return 0 if all(row["status"] == "RUNNING" for row in rows) else FAILED
+
+
+def _check(options: argparse.Namespace) -> None:
+    from modelserve import conf, models, project
+
+    root = options.project or Settings.load().home
+    shown = "conf.ini" if options.conf in (None, "-") else options.conf
+    file = Path(options.conf or root / "conf.ini")
+    try:
+        text = sys.stdin.read() if options.conf == "-" else file.read_text()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    parsed = conf.parse(text, shown)
+    zoo = root / "Model_ZOO"
+    there = {path.name for path in zoo.glob("*") if path.is_file()} | {model.file for model in models.read(zoo)}
+    problems = project.check(parsed, root / "algopkg", there, shown)
+    if problems:
+        raise UserError(problems)
+    document = {"ok": True, "port": parsed.port, "sections": {s.name: s.model_dump() for s in parsed.sections}}
+    print(json.dumps(document) if options.json else f"{shown}: {len(parsed.sections)} algorithms, no problem found")
+
+
+def _smoke(options: argparse.Namespace) -> int:
+    from modelserve.smoke import ask_all
+
+    rows = ask_all(_controller(options))
+    if options.json:
+        print(json.dumps({"ok": all(row["ok"] for row in rows), "answers": rows}))
+    else:
+        for row in rows:
+            print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['name']}: {row['text']}")
+    return 0 if all(row["ok"] for row in rows) else FAILED
+
+
+def _test(options: argparse.Namespace) -> int:
+    from modelserve.try_package import try_package
+
+    say = print if not options.json else lambda line: print(line, file=sys.stderr)
+    names = [name.strip() for name in options.model.split(",") if name.strip()]
+    result = try_package(Settings.load(), options.name, options.backend, names, options.params, options.project, say)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1)[:4000])
+    return 0 if result["ok"] else FAILED
+
+
+def _models(options: argparse.Namespace) -> None:
+    from modelserve import models
+
+    fetched = models.fetch(options.directory, lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps({"ok": True, "fetched": fetched}) if options.json else f"fetched: {', '.join(fetched) or 'nothing'}")
+
+
+def _node(options: argparse.Namespace) -> None:
+    from modelserve import node
+
+    if options.action == "health":
+        node.health(options.role, Settings.load())
+    else:
+        node.run(options.action, Settings.load(), **node.parse_node_options(options.options))
+
+
+def _gateway(options: argparse.Namespace) -> None:
+    from modelserve import conf
+    from modelserve.gateway import Gateway
+
+    settings = Settings.load()
+    gateway = Gateway(settings)
+    if options.action == "health":
+        gateway.health()
+    else:
+        gateway.run(gateway.port() or conf.parse(settings.conf_file.read_text(), str(settings.conf_file)).port)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

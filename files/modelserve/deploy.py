@@ -1,0 +1,234 @@
+"""The controller: makes the cluster serve what conf.ini says, and leaves it as it was when that fails."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelserve import conf, project, serve_config
+from modelserve.conf import Conf, Section
+from modelserve.env import Environment, Environments
+from modelserve.errors import UserError
+from modelserve.gateway import Gateway
+from modelserve.health import Outcome, outcome_of
+from modelserve.plan import Plan, compare
+from modelserve.ray_api import RayAPI
+from modelserve.release import Releases
+from modelserve.settings import Settings
+from modelserve.store import Store
+
+Progress = Callable[[str], None]
+POLL_S = 0.25
+SAY_AGAIN_S = 15
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What conf.ini asks for, resolved to content: the configuration, and what it is made of."""
+
+    conf: Conf
+    conf_text: str
+    applications: dict[str, dict[str, Any]]
+    environments: dict[str, Environment]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did: the plan it carried out, the release it made (None when nothing changed) and the seconds."""
+
+    plan: Plan
+    release: int | None
+    seconds: float
+
+
+class Controller:
+    """Reads, plans and applies. One at a time applies: a lock sees to that."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._store = Store(settings.home / "store")
+        self._ray = RayAPI(settings)
+        self._gateway = Gateway(settings)
+        self._releases = Releases(settings.home / "releases", settings.keep_releases)
+
+    def read(self) -> tuple[Conf, str]:
+        """Read conf.ini and check it against the packages and models there are.
+
+        Returns:
+            The configuration and the file's text.
+
+        Raises:
+            UserError: with every problem found.
+        """
+        file = self._settings.conf_file
+        try:
+            text = file.read_text()
+        except FileNotFoundError:
+            raise UserError(f"{file} is missing", "Run site.yml or playbooks/deploy.yml to put it there") from None
+        parsed = conf.parse(text, str(file))
+        models = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
+        problems = project.check(parsed, self._settings.algopkg, models, str(file))
+        if problems:
+            raise UserError(problems)
+        return parsed, text
+
+    def plan(self) -> tuple[Plan, Wanted]:
+        """Compare what conf.ini asks for with what is served; changes nothing that is served.
+
+        Raises:
+            UserError: conf.ini is wrong, requirements cannot be met, or Ray does not answer.
+        """
+        wanted = self._wanted()
+        return compare(wanted.applications, self._running(), wanted.conf.port, self._gateway.port()), wanted
+
+    def apply(self, keep_going: bool = False) -> Applied:
+        """Make the cluster serve what conf.ini says, and wait until it does.
+
+        Args:
+            keep_going: when some algorithms fail, serve the others' changes instead of none.
+
+        Raises:
+            UserError: naming each algorithm that failed and its own error. What was served before is served still.
+        """
+        started = time.monotonic()
+        with self._lock():
+            plan, wanted = self.plan()
+            if not plan:
+                return Applied(plan, None, time.monotonic() - started)
+            self._materialise(wanted)
+            before = self._running()
+            if plan.changes:
+                self._put(wanted.applications)
+                failed = self._wait([c.name for c in plan.changes if c.action != "remove"], wanted.applications)
+                if failed:
+                    self._restore(before, wanted, failed, keep_going)
+            self._gateway.configure(wanted.conf.port)
+            document = serve_config.document(wanted.applications.values(), self._settings.serve_port)
+            release = self._releases.record(wanted.conf_text, wanted.conf.port, document)
+        return Applied(plan, release, time.monotonic() - started)
+
+    def status(self) -> list[dict[str, Any]]:
+        """What is served: a row per algorithm with ``name``, ``status``, ``route``, ``url``, ``replicas``
+        (running), ``wanted``, ``gpu_cost``, ``environment`` and ``message``."""
+        rows = []
+        for name, details in sorted(self._ray.serve_details()["applications"].items()):
+            config = details.get("deployed_app_config") or {}
+            deployment = (config.get("deployments") or [{}])[0]
+            replicas = [r for d in details.get("deployments", {}).values() for r in d.get("replicas", [])]
+            rows.append(
+                {
+                    "name": name,
+                    "status": details["status"],
+                    "route": details.get("route_prefix") or "",
+                    "url": f"http://{self._settings.gateway_bind[0]}:{self._gateway.port()}{details.get('route_prefix')}",
+                    "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),
+                    "wanted": deployment.get("num_replicas", 1),
+                    "gpu_cost": (deployment.get("ray_actor_options") or {}).get("num_gpus", 0),
+                    "environment": Path(config.get("runtime_env", {}).get("py_executable", "//")).parent.parent.name,
+                    "message": details.get("message", ""),
+                }
+            )
+        return rows
+
+    def _wanted(self) -> Wanted:
+        parsed, text = self.read()
+        environments = Environments(self._settings, self._store)
+        by_name = {s.name: environments.of_package(s.name, self._settings.algopkg / s.name) for s in parsed.sections}
+        applications = {}
+        for section in parsed.sections:
+            package = self._store.package_path(section.name, self._settings.algopkg / section.name)
+            models = [self._store.model_path(source) for source in self._models(section)]
+            applications[section.name] = serve_config.application(section, package, models, by_name[section.name].path)
+        return Wanted(parsed, text, applications, by_name)
+
+    def _models(self, section: Section) -> list[Path]:
+        return [self._settings.model_zoo / model for model in section.model]
+
+    def _materialise(self, wanted: Wanted) -> None:
+        environments = Environments(self._settings, self._store)
+        for environment in wanted.environments.values():
+            environments.build(environment, self._progress)
+        for section in wanted.conf.sections:
+            self._store.add_package(section.name, self._settings.algopkg / section.name)
+            for source in self._models(section):
+                self._store.add_model(source)
+
+    def _running(self) -> dict[str, dict[str, Any]]:
+        applications = self._ray.serve_details()["applications"]
+        return {
+            name: details["deployed_app_config"]
+            for name, details in applications.items()
+            if details.get("deployed_app_config") and details["status"] != "DELETING"
+        }
+
+    def _put(self, applications: dict[str, dict[str, Any]]) -> None:
+        self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
+
+    def _wait(self, names: list[str], wanted: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Wait until each of ``names`` runs as ``wanted`` or has failed; returns the failures' causes by name."""
+        waiting, failed = set(names), {}
+        deadline = time.monotonic() + self._settings.deploy_timeout_s
+        said: dict[str, tuple[str, float]] = {}
+        while waiting:
+            details = self._ray.serve_details()["applications"]
+            for name in sorted(waiting):
+                outcome = outcome_of(details.get(name), wanted[name])
+                if outcome.state is Outcome.State.WAITING:
+                    self._say_once(said, name, outcome.text)
+                    continue
+                waiting.discard(name)
+                if outcome.state is Outcome.State.FAILED:
+                    failed[name] = outcome.text
+                self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
+            if waiting and time.monotonic() > deadline:
+                for name in waiting:
+                    text = said.get(name, ("no progress", 0.0))[0]
+                    failed[name] = f"not healthy after {self._settings.deploy_timeout_s:.0f} s: {text}"
+                break
+            if waiting:
+                time.sleep(POLL_S)
+        return failed
+
+    def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
+        last, when = said.get(name, ("", 0.0))
+        if text != last or time.monotonic() - when > SAY_AGAIN_S:
+            said[name] = (text, time.monotonic())
+            self._progress(f"{name}: {text}")
+
+    def _restore(
+        self, before: dict[str, dict[str, Any]], wanted: Wanted, failed: dict[str, str], keep_going: bool
+    ) -> None:
+        if keep_going:
+            kept = {name: app for name, app in wanted.applications.items() if name not in failed}
+            kept |= {name: before[name] for name in failed if name in before}
+        else:
+            kept = before
+        self._put(kept)
+        what = "the others' changes are served" if keep_going else "what was served before is served still"
+        messages = [f"{name} failed to start: {cause}" for name, cause in failed.items()]
+        raise UserError("\n".join([*messages, f"Nothing is lost: {what}."]))
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        path = self._settings.home / "apply.lock"
+        with path.open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                self._progress(f"waiting for another apply: {stream.read().strip()}")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.truncate(0)
+            holder = {"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
+            stream.write(json.dumps(holder))
+            stream.flush()
+            yield
+            stream.truncate(0)

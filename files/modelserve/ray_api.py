@@ -1,0 +1,72 @@
+"""Talks to Ray's REST API on the head: what is served, and what shall be."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from modelserve.errors import Problem, UserError
+from modelserve.settings import Settings
+
+TIMEOUT_S = 60
+
+
+class RayAPI:
+    """The dashboard's REST API (``/api/serve/applications/``, Ray 2.60), with the cluster's token."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.dashboard_url.rstrip("/")
+        self._token_file = settings.token_file
+
+    def serve_details(self) -> dict[str, Any]:
+        """What Serve runs: a ``ServeInstanceDetails`` document, with ``applications`` by name."""
+        details: dict[str, Any] = json.loads(self._request("GET", "/api/serve/applications/"))
+        return details
+
+    def put_applications(self, config: dict[str, Any]) -> None:
+        """Make ``config``, a ``ServeDeploySchema`` document, the whole of what Serve runs. Returns before it does."""
+        self._request("PUT", "/api/serve/applications/", config)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The cluster's nodes, alive and dead, as Ray's state API tells them."""
+        document = json.loads(self._request("GET", "/api/v0/nodes?detail=true"))
+        rows: list[dict[str, Any]] = document["data"]["result"]["result"]
+        return rows
+
+    def _request(self, method: str, path: str, body: Any = None) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        token = _read_token(self._token_file)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, headers, method=method)
+        try:
+            # No proxy: the dashboard is on this machine, whatever the environment says of the outside.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=TIMEOUT_S) as response:
+                content: bytes = response.read()
+                return content
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace").strip()
+            if error.code in (401, 403):
+                fix = "Run site.yml: it gives every node the same token"
+                raise UserError(
+                    Problem(f"Ray refuses the cluster's token ({error.code})", fix, str(self._token_file))
+                ) from None
+            raise UserError(f"Ray answered {method} {path} with {error.code}: {text[-2000:]}") from None
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise UserError(
+                f"the Ray head does not answer at {self._url} ({reason})",
+                "See 'docker ps' and 'docker logs modelserve_head'; site.yml starts it",
+            ) from None
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""

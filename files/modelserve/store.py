@@ -1,0 +1,119 @@
+"""The immutable store: packages, models and environments under names that are their content.
+
+``store/pkg/<Name>-<hash>/``, ``store/model/<sha256>/<file>``, ``store/env/<Name>-<hash>/``. What has its final
+name is complete: packages and models are made aside and renamed, environments carry a mark written last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelserve import hashing
+
+ENV_MARK = "modelserve.json"
+
+
+class Store:
+    """The store under ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "model"
+        self._hash_cache = root / "model_hashes.json"
+
+    def package_path(self, name: str, source: Path) -> Path:
+        """Where the package lies, or will lie, with the content ``source`` has now."""
+        return self.root / "pkg" / f"{name}-{hashing.of_tree(source)}"
+
+    def add_package(self, name: str, source: Path) -> Path:
+        """Take a snapshot of a package, unless it is there already; returns its directory."""
+        target = self.package_path(name, source)
+        if not target.is_dir():
+            with self._made_aside(target) as aside:
+                for path in hashing.tree_files(source):
+                    copy = aside / path.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, copy)
+        return target
+
+    def model_path(self, source: Path) -> Path:
+        """Where a model file lies, or will lie, with the content it has now."""
+        return self.models / self._sha256(source) / source.name
+
+    def add_model(self, source: Path) -> Path:
+        """Put a model file into the store, as a hard link where the disk allows; returns its path."""
+        target = self.model_path(source)
+        if not self._holds(target):
+            with self._made_aside(target.parent) as aside:
+                aside.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(source, aside / source.name)
+                except OSError:
+                    shutil.copy2(source, aside / source.name)
+        return target
+
+    def env_path(self, name: str, identity: str) -> Path:
+        """Where the environment of that name and identity lies, or will lie."""
+        return self.root / "env" / f"{name}-{identity}"
+
+    @staticmethod
+    def is_complete(env: Path) -> bool:
+        """Whether an environment's build reached its end."""
+        return (env / ENV_MARK).is_file()
+
+    @staticmethod
+    def complete(env: Path, record: dict[str, object]) -> None:
+        """Mark an environment as complete; ``record`` says what it is."""
+        write_atomically(env / ENV_MARK, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+    def _holds(self, model: Path) -> bool:
+        # A file edited in place changes through its hard link too: then the store's copy is no longer what its name says.
+        if not model.is_file():
+            return False
+        if self._sha256(model) == model.parent.name:
+            return True
+        shutil.rmtree(model.parent)
+        return False
+
+    def _sha256(self, path: Path) -> str:
+        # Models are large, and hashed at every plan: the hash is kept with what tells that a file was written to.
+        stat = path.stat()
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        try:
+            known = json.loads(self._hash_cache.read_text())
+        except (OSError, ValueError):
+            known = {}
+        key = str(path)
+        if known.get(key, [None])[0] != mark:
+            known[key] = [mark, hashing.of_file(path)]
+            known = {name: value for name, value in known.items() if os.path.exists(name)}
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._hash_cache, json.dumps(known))
+        return str(known[key][1])
+
+    @contextmanager
+    def _made_aside(self, target: Path) -> Iterator[Path]:
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file's content so that a reader sees the old or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)
