@@ -106,7 +106,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from modelserve import conf, models, project
+    from modelserve import conf, models, node, project
 
     root = options.project or Settings.load().home
     shown = "conf.ini" if options.conf in (None, "-") else options.conf
@@ -121,7 +121,8 @@ def _check(options: argparse.Namespace) -> None:
     problems = project.check(parsed, root / "algopkg", there, shown)
     if problems:
         raise UserError(problems)
-    document = {"ok": True, "port": parsed.port, "sections": {s.name: s.model_dump() for s in parsed.sections}}
+    sections = {section.name: section.model_dump() for section in parsed.sections}
+    document = {"ok": True, "port": parsed.port, "sections": sections, "ray_ports": {**node.PORTS, **node.HEAD_PORTS}}
     print(json.dumps(document) if options.json else f"{shown}: {len(parsed.sections)} algorithms, no problem found")
 
 

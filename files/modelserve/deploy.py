@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway
-from modelserve.health import Outcome, outcome_of
-from modelserve.plan import Plan, compare
+from modelserve.health import Outcome, aims_at, outcome_of, replica_ids
+from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases
 from modelserve.settings import Settings
@@ -27,6 +28,7 @@ from modelserve.store import Store
 Progress = Callable[[str], None]
 POLL_S = 0.25
 SAY_AGAIN_S = 15
+ROUTES_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Controller:
             UserError: conf.ini is wrong, requirements cannot be met, or Ray does not answer.
         """
         wanted = self._wanted()
-        return compare(wanted.applications, self._running(), wanted.conf.port, self._gateway.port()), wanted
+        return compare(wanted.applications, _configurations(self._ray.serve_details()["applications"]), wanted.conf.port, self._gateway.port()), wanted
 
     def apply(self, keep_going: bool = False) -> Applied:
         """Make the cluster serve what conf.ini says, and wait until it does.
@@ -104,13 +106,18 @@ class Controller:
             if not plan:
                 return Applied(plan, None, time.monotonic() - started)
             self._materialise(wanted)
-            before = self._running()
+            old_port = self._gateway.port()
+            self._gateway.configure(wanted.conf.port)  # first: a port that is taken stops the apply with nothing changed
             if plan.changes:
+                details = self._ray.serve_details()["applications"]
+                before = _configurations(details)
                 self._put(wanted.applications)
-                failed = self._wait([c.name for c in plan.changes if c.action != "remove"], wanted.applications)
+                failed = self._wait(plan.changes, wanted.applications, details)
                 if failed:
+                    if old_port is not None and not keep_going:
+                        self._gateway.configure(old_port)
                     self._restore(before, wanted, failed, keep_going)
-            self._gateway.configure(wanted.conf.port)
+                self._wait_for_routes(before, wanted.applications)
             document = serve_config.document(wanted.applications.values(), self._settings.serve_port)
             release = self._releases.record(wanted.conf_text, wanted.conf.port, document)
         return Applied(plan, release, time.monotonic() - started)
@@ -161,32 +168,41 @@ class Controller:
             for source in self._models(section):
                 self._store.add_model(source)
 
-    def _running(self) -> dict[str, dict[str, Any]]:
-        applications = self._ray.serve_details()["applications"]
-        return {
-            name: details["deployed_app_config"]
-            for name, details in applications.items()
-            if details.get("deployed_app_config") and details["status"] != "DELETING"
-        }
-
     def _put(self, applications: dict[str, dict[str, Any]]) -> None:
         self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
 
-    def _wait(self, names: list[str], wanted: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """Wait until each of ``names`` runs as ``wanted`` or has failed; returns the failures' causes by name."""
-        waiting, failed = set(names), {}
+    def _wait(
+        self, changes: Iterable[Change], wanted: dict[str, dict[str, Any]], earlier: dict[str, Any]
+    ) -> dict[str, str]:
+        """Wait until each changed application runs as ``wanted`` or has failed; returns the failures' causes by name.
+
+        ``earlier`` is what Serve's details of the applications were before.
+        """
+        waiting = {change.name: change for change in changes if change.action != "remove"}
+        failed: dict[str, str] = {}
+        # Replicas that cannot be the wanted ones. While Serve builds an application it shows none at all.
+        before = {name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()}
+        healthy: Counter[str] = Counter()
         deadline = time.monotonic() + self._settings.deploy_timeout_s
         said: dict[str, tuple[str, float]] = {}
         while waiting:
-            details = self._ray.serve_details()["applications"]
+            applications = self._ray.serve_details()["applications"]
             for name in sorted(waiting):
-                outcome = outcome_of(details.get(name), wanted[name])
-                if outcome.state is Outcome.State.WAITING:
+                details = applications.get(name)
+                if waiting[name].needs_new_replicas and not aims_at(details, wanted[name]):
+                    before[name] |= replica_ids(details)
+                outcome = outcome_of(details, wanted[name], before[name])
+                if outcome.state is Outcome.State.HEALTHY:
+                    # Seen twice: a change in place shows in the configuration a moment before it does in the replicas.
+                    healthy[name] += 1
+                    if healthy[name] < 2:
+                        continue
+                elif outcome.state is Outcome.State.WAITING:
                     self._say_once(said, name, outcome.text)
                     continue
-                waiting.discard(name)
-                if outcome.state is Outcome.State.FAILED:
+                else:
                     failed[name] = outcome.text
+                del waiting[name]
                 self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
             if waiting and time.monotonic() > deadline:
                 for name in waiting:
@@ -196,6 +212,19 @@ class Controller:
             if waiting:
                 time.sleep(POLL_S)
         return failed
+
+    def _wait_for_routes(self, before: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
+        """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
+        new = {application["route_prefix"] for application in wanted.values()}
+        old = {application["route_prefix"] for application in before.values()} - new
+        deadline = time.monotonic() + ROUTES_TIMEOUT_S
+        while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"Serve's ingress on port {self._settings.serve_port} does not follow: wanted are {sorted(new)}",
+                    "See 'modelserve status' and 'docker logs modelserve_head'",
+                )
+            time.sleep(POLL_S / 2)
 
     def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
         last, when = said.get(name, ("", 0.0))
@@ -212,6 +241,7 @@ class Controller:
         else:
             kept = before
         self._put(kept)
+        self._wait([Change("change", name) for name in failed if name in kept], kept, {})
         what = "the others' changes are served" if keep_going else "what was served before is served still"
         messages = [f"{name} failed to start: {cause}" for name, cause in failed.items()]
         raise UserError("\n".join([*messages, f"Nothing is lost: {what}."]))
@@ -232,3 +262,12 @@ class Controller:
             stream.flush()
             yield
             stream.truncate(0)
+
+
+def _configurations(applications: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        name: application["deployed_app_config"]
+        for name, application in applications.items()
+        if application.get("deployed_app_config") and application["status"] != "DELETING"
+    }
+

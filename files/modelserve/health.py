@@ -20,25 +20,47 @@ class Outcome:
     text: str
 
 
-def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any]) -> Outcome:
-    """Judge an application.
+def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: set[str]) -> Outcome:
+    """Judge an application while it is deployed.
+
+    Serve reports RUNNING only when the old replicas have drained, half a minute after the new ones took over. What
+    counts for a user is that the new ones answer, so the replicas are judged.
 
     Args:
         details: Serve's ``ApplicationDetails``, None where Serve does not know the application.
         wanted: the configuration it was given.
+        before: ids of replicas that cannot be the wanted ones, for a change that needs new ones.
     """
     if details is None:
         return Outcome(Outcome.State.WAITING, "waiting for Serve")
-    deployments = details.get("deployments", {}).values()
+    deployments = list(details.get("deployments", {}).values())
     if details["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
         messages = [details.get("message", ""), *(deployment.get("message", "") for deployment in deployments)]
         return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)))
+    options = wanted["deployments"][0]
+    target = options["num_replicas"]
     replicas = [replica for deployment in deployments for replica in deployment.get("replicas", [])]
-    running = sum(replica["state"] == "RUNNING" for replica in replicas)
-    target = wanted["deployments"][0]["num_replicas"]
-    if details["status"] == "RUNNING":
-        return Outcome(Outcome.State.HEALTHY, f"running, {running} of {target} replicas")
-    return Outcome(Outcome.State.WAITING, f"{details['status'].lower()}, {running} of {target} replicas running")
+    if not aims_at(details, wanted) or details["route_prefix"] != wanted["route_prefix"]:
+        return Outcome(Outcome.State.WAITING, "starting")
+    current = {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"} - before
+    settled = {replica["state"] for replica in replicas} <= {"RUNNING", "STOPPING", "STOPPED"}
+    old = {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"} & before
+    text = f"{len(current)} of {target} replicas running"
+    healthy = settled and len(current) == target and not old
+    return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text)
+
+
+def replica_ids(details: dict[str, Any] | None) -> set[str]:
+    """The ids of all replicas in Serve's details of an application."""
+    deployments = (details or {}).get("deployments", {}).values()
+    return {replica["replica_id"] for deployment in deployments for replica in deployment.get("replicas", [])}
+
+
+def aims_at(details: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether Serve has finished building the application and brings its replicas to ``wanted``."""
+    deployments = (details or {}).get("deployments", {}).values()
+    expected = wanted["deployments"][0]["user_config"]
+    return [deployment["deployment_config"].get("user_config") for deployment in deployments] == [expected]
 
 
 def cause(message: str) -> str:

@@ -19,8 +19,11 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "route_prefix": ("route", False),
     "deployments.num_replicas": ("replicas", False),
     "deployments.ray_actor_options": ("resources", True),
-    "deployments.user_config": ("configuration", False),
+    "deployments.user_config.user_config": ("user_config", False),
+    "deployments.user_config.warmup": ("warmup", False),
 }
+# Follows from the other places.
+_IDENTITY = "deployments.user_config.identity"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Change:
     action: str
     name: str
     differences: tuple[Difference, ...] = ()
+
+    @property
+    def needs_new_replicas(self) -> bool:
+        """Whether the replicas there are cannot be changed in place."""
+        return any(difference.new_replicas for difference in self.differences)
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     before, after = _places(old), _places(new)
     found: dict[str, Difference] = {}
     for place in after:  # what only Serve has are its own defaults
-        if before.get(place) != after[place]:
+        if place != _IDENTITY and before.get(place) != after[place]:
             what, new_replicas = _meaning(place)
             found.setdefault(what, Difference(what, before.get(place), after[place], new_replicas))
     return list(found.values())
@@ -119,7 +127,9 @@ def _places(app: dict[str, Any]) -> dict[str, Any]:
     for key, value in app.items():
         if key == "deployments":
             for deployment in value:
-                places |= {f"deployments.{option}": setting for option, setting in deployment.items()}
+                options = {**deployment, **{f"user_config.{k}": v for k, v in deployment.get("user_config", {}).items()}}
+                options.pop("user_config", None)
+                places |= {f"deployments.{option}": setting for option, setting in options.items()}
         elif key == "args":
             places |= {f"args.{argument}": setting for argument, setting in value.items()}
         else:

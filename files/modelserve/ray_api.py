@@ -12,6 +12,8 @@ from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 
 TIMEOUT_S = 60
+# No proxy: Ray is on this machine, whatever the environment says of the outside.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class RayAPI:
@@ -19,6 +21,7 @@ class RayAPI:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.dashboard_url.rstrip("/")
+        self._serve_port = settings.serve_port
         self._token_file = settings.token_file
 
     def serve_details(self) -> dict[str, Any]:
@@ -29,6 +32,20 @@ class RayAPI:
     def put_applications(self, config: dict[str, Any]) -> None:
         """Make ``config``, a ``ServeDeploySchema`` document, the whole of what Serve runs. Returns before it does."""
         self._request("PUT", "/api/serve/applications/", config)
+
+    def ingress_answers(self, route: str) -> bool:
+        """Whether Serve's ingress on this machine has replicas behind a route.
+
+        Asked with a method that no algorithm has: its replica refuses it, the ingress alone says 404.
+        """
+        request = urllib.request.Request(f"http://127.0.0.1:{self._serve_port}{route}", method="OPTIONS")
+        try:
+            _OPENER.open(request, timeout=TIMEOUT_S).close()
+        except urllib.error.HTTPError as error:
+            return error.code == 405
+        except OSError:
+            return False
+        return True
 
     def nodes(self) -> list[dict[str, Any]]:
         """The cluster's nodes, alive and dead, as Ray's state API tells them."""
@@ -44,9 +61,7 @@ class RayAPI:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers, method=method)
         try:
-            # No proxy: the dashboard is on this machine, whatever the environment says of the outside.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=TIMEOUT_S) as response:
+            with _OPENER.open(request, timeout=TIMEOUT_S) as response:
                 content: bytes = response.read()
                 return content
         except urllib.error.HTTPError as error:

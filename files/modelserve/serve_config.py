@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from modelserve import hashing
 from modelserve.conf import Section
 
 # A request waits in the replica's queue, not at the ingress, until this many are in flight per replica.
@@ -21,22 +22,25 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
         models: the model files in the store.
         environment: the environment's prefix.
     """
+    runtime_env = {
+        "py_executable": f"{environment}/bin/python",
+        # What activating a conda environment would set; nothing is activated when a replica starts.
+        "env_vars": {"CONDA_PREFIX": str(environment), "PATH": f"{environment}/bin:/usr/local/bin:/usr/bin:/bin"},
+    }
+    args = {
+        "name": section.name,
+        "package": str(package),
+        "backend": section.backend,
+        "models": [str(model) for model in models],
+        "methods": list(section.method),
+    }
+    resources = {"num_cpus": section.cpu_cost, "num_gpus": section.gpu_cost}
     return {
         "name": section.name,
         "route_prefix": f"/{section.route}",
         "import_path": "modelserve.serving:build",
-        "runtime_env": {
-            "py_executable": f"{environment}/bin/python",
-            # What activating a conda environment would set; nothing is activated when a replica starts.
-            "env_vars": {"CONDA_PREFIX": str(environment), "PATH": f"{environment}/bin:/usr/local/bin:/usr/bin:/bin"},
-        },
-        "args": {
-            "name": section.name,
-            "package": str(package),
-            "backend": section.backend,
-            "models": [str(model) for model in models],
-            "methods": list(section.method),
-        },
+        "runtime_env": runtime_env,
+        "args": args,
         "deployments": [
             {
                 "name": section.name,
@@ -44,8 +48,13 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
                 "max_ongoing_requests": MAX_ONGOING_REQUESTS,
                 # New replicas answer before old ones stop: an update loses no request, a failed one does no harm.
                 "max_surge_percent": 100,
-                "user_config": {"user_config": section.user_config, "warmup": section.warmup},
-                "ray_actor_options": {"num_cpus": section.cpu_cost, "num_gpus": section.gpu_cost},
+                # The identity changes when replicas must: Serve shows it for the configuration it aims at.
+                "user_config": {
+                    "user_config": section.user_config,
+                    "warmup": section.warmup,
+                    "identity": hashing.of_value([runtime_env, args, resources]),
+                },
+                "ray_actor_options": resources,
             }
         ],
     }

@@ -1,0 +1,58 @@
+# make help lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+# The lock of the tests includes the other one: whoever has the tests' environment keeps it.
+LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.lock,requirements.lock)
+INVENTORY ?= inventory/local
+PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
+
+.PHONY: help up down purge status smoke check test lint unit molecule bench lock venv venv-dev
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+venv:
+	@scripts/venv.sh $(LOCK)
+
+venv-dev:
+	@scripts/venv.sh requirements-dev.lock
+
+up: venv ## Serve conf.ini on this machine: everything from nothing to an answered request
+	$(PLAYBOOK) site.yml
+
+down: venv ## Stop and remove what `make up` started; data stays
+	$(PLAYBOOK) playbooks/stop.yml
+
+purge: venv ## Remove the data and images too
+	$(PLAYBOOK) playbooks/reset.yml
+
+status: venv ## Show what is served
+	$(PLAYBOOK) playbooks/status.yml
+
+smoke: venv ## Ask each algorithm one question
+	$(PLAYBOOK) playbooks/smoke.yml
+
+check: venv-dev lint unit ## Lint and pure tests: under two minutes
+
+lint: venv-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint -s .
+	$(BIN)/shellcheck scripts/*.sh files/image/*.sh roles/docker/files/*.sh .ci/run
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
+
+unit: venv-dev
+	$(BIN)/pytest -q test/unit
+
+test: check molecule ## All tests, real one-machine runs included
+
+molecule: venv-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test -s default
+
+bench: venv-dev ## Measure: requests per second beside stock Ray Serve, times of set-up and change
+	$(BIN)/python bench/run.py
+
+lock: venv-dev ## Resolve the lock files anew
+	scripts/lock.sh

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Builds the modelserve image. Beside this file lie its sources, above it the modelserve package.
+#   BASE_RELEASE, BASE_IMAGE, DEBIAN_MIRROR, CA_CERTIFICATES, CONDA_CHANNELS, PYTHON_VERSION, UV_DEFAULT_INDEX
+# are its settings (environment variables); the argument is the image's name and tag.
+set -eu
+image=$1
+here=$(cd "$(dirname "$0")" && pwd)
+context=$here/../context
+
+rm -rf "$context"
+mkdir -p "$context/ca"
+cp -R "$here/." "$context/"
+cp -R "$here/../modelserve" "$context/modelserve"
+for certificate in ${CA_CERTIFICATES:-}; do cp "$certificate" "$context/ca/"; done
+
+if [ -z "${BASE_IMAGE:-}" ]; then
+    packages=$(paste -sd, "$here/packages.txt")
+    BASE_IMAGE=modelserve-base:$BASE_RELEASE-$(echo "$packages ${DEBIAN_MIRROR:-}" | sha256sum | cut -c 1-12)
+    if ! docker image inspect "$BASE_IMAGE" >/dev/null 2>&1; then
+        echo "step: base system from Debian $BASE_RELEASE (half a minute)"
+        # shellcheck disable=SC2086 # the mirror is one word, or none
+        mmdebstrap --quiet --variant=minbase --include="$packages" "$BASE_RELEASE" - ${DEBIAN_MIRROR:-} |
+            docker import --change 'LABEL modelserve.part=base' - "$BASE_IMAGE" >/dev/null
+    fi
+fi
+
+echo "step: image $image"
+DOCKER_BUILDKIT=0 docker build --network host --tag "$image" --label modelserve.part=image \
+    --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-}" \
+    --build-arg CONDA_CHANNELS="${CONDA_CHANNELS:-}" --build-arg PYTHON_VERSION="${PYTHON_VERSION:-}" "$context" 2>&1 |
+    sed -u 's/^The command .* returned a non-zero code/error: building the image failed: &/'
+docker image inspect "$image" >/dev/null
+rm -rf "$context"

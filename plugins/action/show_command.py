@@ -1,0 +1,101 @@
+"""Runs a long command on the host and shows its lines while it runs.
+
+Ansible shows a command's output when it has ended; a build of a minute would look like a hang.
+
+    - show_command:
+        argv: [docker, build, ...]
+        show: '^step:'          # regular expression; the lines of standard error and output that are shown
+        environment_vars: {}    # for the command alone; never shown
+
+Returns ``rc``, ``stdout``, ``stderr`` and ``msg``. Lines that begin with "error:" become the message of a failure.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+POLL_S = 0.4
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """The action ``show_command``."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        """Start the command beside the connection, then follow its output files until it has ended."""
+        super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(
+            argument_spec={
+                "argv": {"type": "list", "elements": "str", "required": True},
+                "show": {"type": "str", "default": "."},
+                "environment_vars": {"type": "dict", "default": {}, "no_log": True},
+            }
+        )
+        if self._task.check_mode:
+            return {"changed": False, "skipped": True, "msg": "not run in check mode"}
+        directory = self._make_tmp_path()
+        try:
+            return self._follow(directory, options)
+        finally:
+            self._remove_tmp_path(directory)
+
+    def _follow(self, directory, options):
+        assignments = "".join(f"{key}={shlex.quote(str(value))} " for key, value in options["environment_vars"].items())
+        command = shlex.join(options["argv"])
+        out, err, rc = (shlex.quote(f"{directory}/{name}") for name in ("out", "err", "rc"))
+        # The assignments reach the host through a file that only its owner reads, never through a command line.
+        script = self._write_script(directory, f"{assignments}{command} >{out} 2>{err}; echo $? >{rc}.part; mv {rc}.part {rc}\n")
+        self._execute(f"setsid sh {shlex.quote(script)} </dev/null >/dev/null 2>&1 & echo started")
+        seen = {"out": 0, "err": 0}
+        text = {"out": "", "err": ""}
+        code = None
+        while code is None:
+            time.sleep(POLL_S)
+            code = self._execute(f"cat {rc} 2>/dev/null || echo running").strip()
+            code = None if code == "running" else int(code)
+            for name in seen:
+                new = self._execute(f"tail -c +{seen[name] + 1} {shlex.quote(f'{directory}/{name}')} 2>/dev/null || true")
+                whole = new if code is not None else new[: new.rfind("\n") + 1]
+                seen[name] += len(whole.encode())
+                text[name] += whole
+                self._show(whole, options["show"])
+        result = {"rc": code, "stdout": text["out"], "stderr": text["err"], "changed": True}
+        if code != 0:
+            lines = (text["err"] + "\n" + text["out"]).splitlines()
+            errors = [line for line in lines if line.startswith("error:")]
+            last = (text["err"].strip() or text["out"].strip()).splitlines()[-15:]
+            result |= {"failed": True, "msg": "\n".join(errors or last or [f"exit code {code}"])}
+            if errors:
+                result |= {"stderr": "", "stdout": ""}
+        return result
+
+    def _show(self, text, pattern):
+        host = self._task_vars_host()
+        for line in text.splitlines():
+            if re.search(pattern, line):
+                display.display(f"  {host}{line}")
+
+    def _task_vars_host(self):
+        host = self._play_context.remote_addr
+        return "" if host in ("localhost", "127.0.0.1") or self._connection.transport == "local" else f"{host}: "
+
+    def _write_script(self, directory, script):
+        path = f"{directory}/script"
+        self._transfer_data(path, script)
+        return path
+
+    def _execute(self, command):
+        result = self._low_level_execute_command(command, sudoable=True)
+        if result["rc"] != 0:
+            raise AnsibleActionFail(f"cannot run on the host: {result['stderr'] or result['stdout']}")
+        return result["stdout"]

@@ -1,0 +1,198 @@
+#!/usr/bin/python
+"""One look at a host: what modelserve needs to know before it changes anything."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: modelserve_host_facts
+short_description: Facts of a host that modelserve decides by
+description:
+  - Reads Docker, disk, memory, GPUs, listening ports, certificates and the distribution in one go. Changes nothing.
+options:
+  home:
+    description: The directory modelserve keeps its data in; need not exist.
+    type: str
+    required: true
+  commands:
+    description: Commands to look for.
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: TCP ports to look at; those another program listens on are reported.
+    type: list
+    elements: int
+    default: []
+author: modelserve
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  modelserve_host_facts:
+    home: /opt/modelserve
+    commands: [rsync]
+    ports: [8000]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: A dictionary C(modelserve_host).
+  returned: always
+  type: dict
+"""
+
+import glob
+import hashlib
+import os
+import shutil
+
+from ansible.module_utils.basic import AnsibleModule
+
+LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
+
+
+def distribution():
+    """``id``, ``version`` and ``codename`` from os-release."""
+    values = {}
+    with open("/etc/os-release", encoding="utf-8") as stream:
+        for line in stream:
+            key, _, value = line.strip().partition("=")
+            values[key] = value.strip('"')
+    return {
+        "id": values.get("ID", ""),
+        "like": values.get("ID_LIKE", "").split(),
+        "version": values.get("VERSION_ID", ""),
+        "codename": values.get("VERSION_CODENAME", ""),
+    }
+
+
+def docker(module):
+    """Whether the Docker client is there and its engine answers, with its version or the reason why not."""
+    client = shutil.which("docker")
+    if client is None:
+        return {"client": None, "reachable": False, "version": "", "reason": "not installed"}
+    code, out, err = module.run_command([client, "version", "--format", "{{.Server.Version}}"])
+    reason = "" if code == 0 else (err.strip() or out.strip()).splitlines()[-1]
+    return {"client": client, "reachable": code == 0, "version": out.strip() if code == 0 else "", "reason": reason}
+
+
+def memory_mb():
+    """Total memory in MiB."""
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        return int(stream.readline().split()[1]) // 1024
+
+
+def disk_free_mb(path):
+    """Free space in MiB where ``path`` lies or would lie."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free // 2**20
+
+
+def gpus(module):
+    """Names of the GPUs that the driver shows."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    code, out, _ = module.run_command(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
+
+
+def certificates():
+    """SHA-256 of the certificates the site added to the system's, by path."""
+    found = {}
+    for path in sorted(glob.glob("/usr/local/share/ca-certificates/**/*.crt", recursive=True)):
+        with open(path, "rb") as stream:
+            found[path] = hashlib.sha256(stream.read()).hexdigest()
+    return found
+
+
+def listeners(ports):
+    """Inode of the listening socket of each of ``ports`` that has one."""
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not os.path.exists(table):
+            continue
+        with open(table, encoding="ascii") as stream:
+            for line in list(stream)[1:]:
+                fields = line.split()
+                port = int(fields[1].rpartition(":")[2], 16)
+                if fields[3] == LISTEN and port in ports:
+                    found[port] = fields[9]
+    return found
+
+
+def owner(inode):
+    """The process that holds a socket: its pid, or None when that is not to be seen."""
+    target = "socket:[{0}]".format(inode)
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == target:
+                return int(link.split("/")[2])
+        except OSError:
+            continue
+    return None
+
+
+def own_containers(module, client):
+    """Ids of the containers that modelserve made."""
+    if client is None:
+        return []
+    code, out, _ = module.run_command([client, "ps", "-q", "--no-trunc", "--filter", "label=modelserve.role"])
+    return out.split() if code == 0 else []
+
+
+def ports_taken(module, ports, client):
+    """Ports that a program outside modelserve's containers listens on, with that program's name."""
+    found = listeners(set(ports))
+    if not found:
+        return []
+    own = own_containers(module, client)
+    taken = []
+    for port, inode in sorted(found.items()):
+        pid = owner(inode)
+        name = "another program"
+        if pid is not None:
+            with open("/proc/{0}/cgroup".format(pid), encoding="utf-8") as stream:
+                group = stream.read()
+            if any(container in group for container in own):
+                continue
+            with open("/proc/{0}/comm".format(pid), encoding="utf-8") as stream:
+                name = "{0} (pid {1})".format(stream.read().strip(), pid)
+        taken.append({"port": port, "by": name})
+    return taken
+
+
+def main():
+    """Answer Ansible."""
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "str", "required": True},
+            "commands": {"type": "list", "elements": "str", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    engine = docker(module)
+    try:
+        import requests  # noqa: F401 # what community.docker's modules need on the host
+
+        has_requests = True
+    except ImportError:
+        has_requests = False
+    facts = {
+        "distribution": distribution(),
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "docker": engine,
+        "python_requests": has_requests,
+        "commands": {name: shutil.which(name) for name in module.params["commands"]},
+        "memory_mb": memory_mb(),
+        "disk_free_mb": disk_free_mb(module.params["home"]),
+        "gpus": gpus(module),
+        "certificates": certificates(),
+        "ports_taken": ports_taken(module, module.params["ports"], engine["client"]),
+    }
+    module.exit_json(changed=False, ansible_facts={"modelserve_host": facts})
+
+
+if __name__ == "__main__":
+    main()

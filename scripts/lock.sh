@@ -1,0 +1,22 @@
+#!/bin/sh
+# Resolves every lock file anew, for any Python from 3.11 on. To raise versions: scripts/lock.sh --upgrade
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    out=$1
+    shift
+    .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header "$@" -o "$out"
+}
+compile requirements-dev.lock requirements-dev.in "$@"
+compile requirements.lock requirements.in -c requirements-dev.lock
+cd files/image
+../../.venv/bin/uv --version >/dev/null
+PATH=../../.venv/bin:$PATH
+lock() {
+    out=$1
+    shift
+    uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header "$@" -o "$out"
+}
+lock image.lock image.in "$@"
+lock base.lock base.in -c image.lock
+lock bootstrap.lock bootstrap.in -c image.lock
