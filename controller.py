@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Applies conf.ini to the running cluster. Runs on the head, inside the container, from any directory:
 
-    docker exec modelserve_head python controller.py
+docker exec modelserve_head python controller.py
 """
 
 import os

@@ -1,10 +1,9 @@
 """A real model: all-MiniLM-L6-v2 as int8 ONNX, run by ONNX Runtime without torch."""
 
+import modelserve
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
-
-import modelserve
 
 MAX_TOKENS = 256  # what the model was trained for; longer sentences are cut
 

@@ -52,9 +52,8 @@ def pack(python: str, channel: Path) -> None:
     platform = str(Platform.current())
     name, build = "python", f"system_{abi}"
     links = {f"bin/{alias}": who["executable"] for alias in ("python", "python3", f"python{who['minor']}")}
-    files = {
-        "pyvenv.cfg": f"home = {who['home']}\ninclude-system-site-packages = false\nversion = {who['version']}\n".encode()
-    }
+    settings = f"home = {who['home']}\ninclude-system-site-packages = false\nversion = {who['version']}\n"
+    files = {"pyvenv.cfg": settings.encode()}
     index = {
         "arch": platform.partition("-")[2],
         "build": build,

@@ -95,6 +95,16 @@ class AlgoBackend:
         """Answer several requests at once; one after the other by default."""
         return [self._model_inference(param_dict) for param_dict in param_dicts]
 
+    async def infer(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request beside the event loop.
+
+        Raises:
+            Exception: whatever the inference raises.
+        """
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._executor, self._model_inference, params)
+        return {"status": 1, "result": result, "info": f"Result from {HOSTNAME}"}
+
     async def __call__(self, request: Request) -> Response:
         """Answer an HTTP request: 200, 400 for a body that is no JSON object, 500 for a failed inference."""
         try:
@@ -104,9 +114,7 @@ class AlgoBackend:
         if not isinstance(params, dict):
             return failure(400, "the request's body must be a JSON object", request_id_of(request))
         try:
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._executor, self._model_inference, params)
-            return json_response({"status": 1, "result": result, "info": f"Result from {HOSTNAME}"})
+            return json_response(await self.infer(params))
         except Exception:
             request_id = request_id_of(request)
             logger.exception("inference failed, request %s", request_id)

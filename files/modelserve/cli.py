@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     node = command("node", _node, "Run Ray in this container (what the containers do).")
     node.add_argument("action", choices=("head", "worker", "health"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
+    node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", default="{}", help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
     gateway.add_argument("action", choices=("run", "health"))
+    gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     return parser
 
 
@@ -89,7 +92,9 @@ def _apply(options: argparse.Namespace) -> None:
 
     applied = _controller(options).apply(options.keep_going)
     if options.json:
-        print(json.dumps({"ok": True, **applied.plan.as_dict(), "release": applied.release, "seconds": applied.seconds}))
+        print(
+            json.dumps({"ok": True, **applied.plan.as_dict(), "release": applied.release, "seconds": applied.seconds})
+        )
     elif applied.release is None:
         print("nothing to do: what conf.ini says is served")
     else:
@@ -152,14 +157,16 @@ def _models(options: argparse.Namespace) -> None:
     from modelserve import models
 
     fetched = models.fetch(options.directory, lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps({"ok": True, "fetched": fetched}) if options.json else f"fetched: {', '.join(fetched) or 'nothing'}")
+    print(
+        json.dumps({"ok": True, "fetched": fetched}) if options.json else f"fetched: {', '.join(fetched) or 'nothing'}"
+    )
 
 
 def _node(options: argparse.Namespace) -> None:
     from modelserve import node
 
     if options.action == "health":
-        node.health(options.role, Settings.load())
+        _within(options.wait, lambda: node.health(options.role, Settings.load()))
     else:
         node.run(options.action, Settings.load(), **node.parse_node_options(options.options))
 
@@ -171,9 +178,21 @@ def _gateway(options: argparse.Namespace) -> None:
     settings = Settings.load()
     gateway = Gateway(settings)
     if options.action == "health":
-        gateway.health()
+        _within(options.wait, gateway.health)
     else:
         gateway.run(gateway.port() or conf.parse(settings.conf_file.read_text(), str(settings.conf_file)).port)
+
+
+def _within(seconds: float, check: Callable[[], None]) -> None:
+    """Repeat a health check until it passes, or fail as it failed last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return check()
+        except UserError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.25)
 
 
 if __name__ == "__main__":

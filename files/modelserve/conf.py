@@ -40,7 +40,9 @@ class Section(BaseModel):
     gpu_cost: float = Field(0, ge=0, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs.")
     cpu_cost: float = Field(0, ge=0, description="CPU cores reserved per replica; 0 reserves none.")
     route: str = Field(description="Answers at `http://<head>:<port>/<route>`.")
-    method: tuple[str, ...] = Field(("GET",), description="HTTP methods, comma separated; parameters are the JSON body.")
+    method: tuple[str, ...] = Field(
+        ("GET",), description="HTTP methods, comma separated; parameters are the JSON body."
+    )
     warmup: dict[str, Any] | None = Field(
         None, description="A JSON request asked of each new replica before it takes traffic, and by the smoke test."
     )

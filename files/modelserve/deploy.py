@@ -89,7 +89,12 @@ class Controller:
             UserError: conf.ini is wrong, requirements cannot be met, or Ray does not answer.
         """
         wanted = self._wanted()
-        return compare(wanted.applications, _configurations(self._ray.serve_details()["applications"]), wanted.conf.port, self._gateway.port()), wanted
+        return compare(
+            wanted.applications,
+            _configurations(self._ray.serve_details()["applications"]),
+            wanted.conf.port,
+            self._gateway.port(),
+        ), wanted
 
     def apply(self, keep_going: bool = False) -> Applied:
         """Make the cluster serve what conf.ini says, and wait until it does.
@@ -107,7 +112,9 @@ class Controller:
                 return Applied(plan, None, time.monotonic() - started)
             self._materialise(wanted)
             old_port = self._gateway.port()
-            self._gateway.configure(wanted.conf.port)  # first: a port that is taken stops the apply with nothing changed
+            self._gateway.configure(
+                wanted.conf.port
+            )  # first: a port that is taken stops the apply with nothing changed
             if plan.changes:
                 details = self._ray.serve_details()["applications"]
                 before = _configurations(details)
@@ -181,7 +188,9 @@ class Controller:
         waiting = {change.name: change for change in changes if change.action != "remove"}
         failed: dict[str, str] = {}
         # Replicas that cannot be the wanted ones. While Serve builds an application it shows none at all.
-        before = {name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()}
+        before = {
+            name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()
+        }
         healthy: Counter[str] = Counter()
         deadline = time.monotonic() + self._settings.deploy_timeout_s
         said: dict[str, tuple[str, float]] = {}
@@ -270,4 +279,3 @@ def _configurations(applications: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for name, application in applications.items()
         if application.get("deployed_app_config") and application["status"] != "DELETING"
     }
-

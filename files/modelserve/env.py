@@ -117,9 +117,7 @@ class Environments:
     def _identity(self, lock: str, specs: tuple[str, ...], channels: tuple[str, ...]) -> str:
         return hashing.of_value([lock, self._base_lock, specs, channels, platform.python_version(), platform.machine()])
 
-    def _read_environment_yml(
-        self, name: str, file: Path
-    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    def _read_environment_yml(self, name: str, file: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         if not file.exists():
             return (), (), ()
         shown = f"algopkg/{name}/environment.yml"
@@ -201,8 +199,10 @@ class Environments:
             raise UserError(Problem(message, fix, f"algopkg/{environment.name}/requirements.txt"))
 
     def _verified(self, environment: Environment) -> dict[str, object]:
-        # Ray refuses or crashes in an environment whose Python or Ray is not the cluster's: find out before a deploy does.
-        code = "import importlib.metadata as m, json, platform, modelserve; print(json.dumps([platform.python_version(), "
+        # Ray refuses or crashes in an environment whose Python or Ray is not the cluster's: find out before a deploy.
+        code = (
+            "import importlib.metadata as m, json, platform, modelserve; print(json.dumps([platform.python_version(), "
+        )
         code += f"{{p: m.version(p) for p in {CLUSTER_PACKAGES!r}}}]))"
         python = str(environment.path / "bin" / "python")
         result = subprocess.run([python, "-c", code], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
@@ -213,7 +213,8 @@ class Environments:
         version, packages = json.loads(result.stdout)
         expected = {package: importlib.metadata.version(package) for package in CLUSTER_PACKAGES}
         if version != platform.python_version() or packages != expected:
-            message = f"the environment has Python {version} and {packages}, the cluster {platform.python_version()} and {expected}"
+            cluster = f"the cluster Python {platform.python_version()} and {expected}"
+            message = f"the environment has Python {version} and {packages}, {cluster}"
             raise UserError(Problem(message, "Do not pin these packages", file))
         return {"name": environment.name, "python": version, **packages, "built": time.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
@@ -229,7 +230,9 @@ def _check_python(version: str, shown: str) -> None:
     import rattler
 
     try:
-        fits = not version or rattler.VersionSpec(_conda_version(version)).matches(rattler.Version(platform.python_version()))
+        fits = not version or rattler.VersionSpec(_conda_version(version)).matches(
+            rattler.Version(platform.python_version())
+        )
     except Exception:
         raise UserError(Problem(f"'python {version}' is not a conda spec", "Write python=3.13, say", shown)) from None
     if not fits:
@@ -304,7 +307,7 @@ def _copy_script(origin: Path, copy: Path, old_prefix: Path, new_prefix: Path) -
 
 
 def _link_packages(base: Path, prefix: Path) -> None:
-    """Copy the base environment's packages as hard links; installing over them replaces files, never writes into them."""
+    """Copy the base environment's packages as hard links; what is installed over them replaces files."""
     shutil.copytree(_site_packages(base), _site_packages(prefix), copy_function=os.link, dirs_exist_ok=True)
     for script in (base / "bin").iterdir():
         if not script.is_symlink() and script.is_file():

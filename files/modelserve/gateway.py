@@ -86,7 +86,7 @@ class Gateway:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
 
     def _reload(self) -> None:
-        # The master's "reload" answers when the new process has started, or has refused its configuration (HAProxy 2.7+).
+        # The master's "reload" answers when the new process has started or was refused (HAProxy 2.7+).
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(30)
@@ -111,6 +111,8 @@ def render(port: int, bind: Sequence[str], servers: Sequence[str]) -> str:
         bind: addresses to listen on.
         servers: ``host:port`` of the Serve ingresses.
     """
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     template = environment.from_string(TEMPLATE.read_text())
     return template.render(port=port, bind=bind, servers=servers, health_path=HEALTH_PATH)

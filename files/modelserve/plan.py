@@ -127,7 +127,10 @@ def _places(app: dict[str, Any]) -> dict[str, Any]:
     for key, value in app.items():
         if key == "deployments":
             for deployment in value:
-                options = {**deployment, **{f"user_config.{k}": v for k, v in deployment.get("user_config", {}).items()}}
+                options = {
+                    **deployment,
+                    **{f"user_config.{k}": v for k, v in deployment.get("user_config", {}).items()},
+                }
                 options.pop("user_config", None)
                 places |= {f"deployments.{option}": setting for option, setting in options.items()}
         elif key == "args":

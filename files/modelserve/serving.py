@@ -41,7 +41,7 @@ class AppArgs(BaseModel):
 
 
 def build(args: dict[str, Any]) -> Any:
-    """Make the Serve application; Serve calls this with the ``args`` of the configuration, fields of :class:`AppArgs`."""
+    """Make the Serve application; Serve calls this with the configuration's ``args``, fields of :class:`AppArgs`."""
     from ray import serve
 
     return serve.deployment(Algorithm, name=AppArgs.model_validate(args).name).bind(args)
@@ -118,22 +118,29 @@ class OwnLoop:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="inference", daemon=True).start()
 
+    async def infer(self, params: dict[str, Any]) -> Any:
+        """Answer one request given as its parameters, with whatever the class returns or raises."""
+        return await self._run(json_request(params))
+
     async def __call__(self, request: Request) -> Response:
         await request.body()  # read here, kept by the request: its stream belongs to this loop
         try:
-            answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._answer(request), self._loop))
+            answer = await self._run(request)
             return answer if isinstance(answer, Response) else json_response(answer)
         except Exception:
             request_id = request_id_of(request)
             logger.exception("inference failed, request %s", request_id)
             return failure(500, "the inference failed; its log has the cause under this request id", request_id)
 
+    async def _run(self, request: Request) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._answer(request), self._loop))
+
     async def _answer(self, request: Request) -> Any:
         return await self._backend(request)
 
 
 class Backend:
-    """A loaded backend of either kind, with one way to ask it.
+    """A loaded backend of either kind: ``answer`` takes an HTTP request.
 
     Raises:
         Exception: whatever importing the package or loading the model raises.
@@ -141,19 +148,22 @@ class Backend:
 
     def __init__(self, args: AppArgs) -> None:
         self.instance = load_class(args.name, args.package, args.backend)(model_path(args.models))
-        own = isinstance(self.instance, AlgoBackend)
-        self.answer: Callable[[Request], Awaitable[Response]] = self.instance if own else OwnLoop(self.instance)
+        self.answer: AlgoBackend | OwnLoop = (
+            self.instance if isinstance(self.instance, AlgoBackend) else OwnLoop(self.instance)
+        )
 
     async def warm_up(self, params: dict[str, Any]) -> dict[str, Any]:
         """Ask one request.
 
         Returns:
-            The answer.
+            The answer, as a client would read it.
 
         Raises:
-            RuntimeError: it was not answered with ``status`` 1.
+            Exception: what the inference raises.
+            RuntimeError: the answer's ``status`` is 0, with its ``info``.
         """
-        response = await self.answer(json_request(params))
+        outcome = await self.answer.infer(params)
+        response = outcome if isinstance(outcome, Response) else json_response(outcome)
         answer: dict[str, Any] = json.loads(bytes(response.body))
         if response.status_code != 200 or answer.get("status") == 0:
             raise RuntimeError(f"the warm-up request failed: {answer.get('info', answer)}")

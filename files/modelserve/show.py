@@ -52,4 +52,5 @@ def status_table(rows: list[dict[str, Any]]) -> str:
     with console.capture() as capture:
         console.print(table)
     messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
-    return "\n".join([capture.get().strip("\n"), *messages])
+    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    return "\n".join([*lines, *messages])

@@ -10,6 +10,7 @@ from typing import Any
 from modelserve.deploy import Controller
 
 TIMEOUT_S = 60
+SHOWN = 160  # characters of an answer
 
 
 def ask_all(controller: Controller) -> list[dict[str, Any]]:
@@ -48,4 +49,4 @@ def _ask(url: str, method: str, params: dict[str, Any]) -> tuple[bool, str]:
     except (OSError, ValueError) as error:
         return False, f"{asked} got no answer: {getattr(error, 'reason', error)}"
     text = json.dumps(answer)
-    return answer.get("status") == 1, f"{asked} -> {text if len(text) < 300 else text[:297] + '...'}"
+    return answer.get("status") == 1, f"{asked} -> {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"

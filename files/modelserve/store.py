@@ -72,7 +72,7 @@ class Store:
         write_atomically(env / ENV_MARK, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
     def _holds(self, model: Path) -> bool:
-        # A file edited in place changes through its hard link too: then the store's copy is no longer what its name says.
+        # A file edited in place changes through its hard link too: then the store's copy is not what its name says.
         if not model.is_file():
             return False
         if self._sha256(model) == model.parent.name:

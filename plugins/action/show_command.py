@@ -54,7 +54,9 @@ class ActionModule(ActionBase):
         command = shlex.join(options["argv"])
         out, err, rc = (shlex.quote(f"{directory}/{name}") for name in ("out", "err", "rc"))
         # The assignments reach the host through a file that only its owner reads, never through a command line.
-        script = self._write_script(directory, f"{assignments}{command} >{out} 2>{err}; echo $? >{rc}.part; mv {rc}.part {rc}\n")
+        script = self._write_script(
+            directory, f"{assignments}{command} >{out} 2>{err}; echo $? >{rc}.part; mv {rc}.part {rc}\n"
+        )
         self._execute(f"setsid sh {shlex.quote(script)} </dev/null >/dev/null 2>&1 & echo started")
         seen = {"out": 0, "err": 0}
         text = {"out": "", "err": ""}
@@ -64,7 +66,9 @@ class ActionModule(ActionBase):
             code = self._execute(f"cat {rc} 2>/dev/null || echo running").strip()
             code = None if code == "running" else int(code)
             for name in seen:
-                new = self._execute(f"tail -c +{seen[name] + 1} {shlex.quote(f'{directory}/{name}')} 2>/dev/null || true")
+                new = self._execute(
+                    f"tail -c +{seen[name] + 1} {shlex.quote(f'{directory}/{name}')} 2>/dev/null || true"
+                )
                 whole = new if code is not None else new[: new.rfind("\n") + 1]
                 seen[name] += len(whole.encode())
                 text[name] += whole

@@ -1,9 +1,9 @@
 """Shows rows as a table, as wide as they need. Changes nothing.
 
-    - show_table:
-        title: Checks of head
-        columns: [check, found, verdict]
-        rows: [{check: memory, found: 8000 MiB, verdict: ok}]
+- show_table:
+    title: Checks of head
+    columns: [check, found, verdict]
+    rows: [{check: memory, found: 8000 MiB, verdict: ok}]
 """
 
 from __future__ import annotations

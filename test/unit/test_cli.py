@@ -1,0 +1,268 @@
+"""The command: exit codes, 'error:' lines instead of tracebacks, and one JSON document where it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import modelserve
+import pytest
+from modelserve.cli import main
+from modelserve.gateway import Gateway
+from modelserve.settings import Settings
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+CONF = (
+    '[MODEL SERVE]\nport = 666\n[algopkg.Echo]\nbackend = Echo\nmodel = words.json\nroute = echo\nwarmup = {"x": 1}\n'
+)
+BROKEN = CONF.replace("backend", "bakcend").replace("666", "x")
+APPLICATIONS = "/api/serve/applications/"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "algopkg" / "Echo").mkdir(parents=True)
+    (tmp_path / "algopkg" / "Echo" / "backend.py").write_text("class Echo: ...\n")
+    (tmp_path / "Model_ZOO").mkdir()
+    (tmp_path / "Model_ZOO" / "words.json").write_text("{}")
+    (tmp_path / "conf.ini").write_text(CONF)
+    monkeypatch.setenv("MODELSERVE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def serving(home: Path, site: Site, status: str = "RUNNING", message: str = "") -> None:
+    """Have ``site`` answer as Ray's dashboard, with one application, and as the gateway."""
+    (home / "settings.json").write_text(json.dumps({"dashboard_url": site.url}))
+    Gateway(Settings.load(home)).configure(site.port)
+    application: dict[str, Any] = {
+        "status": status,
+        "message": message,
+        "route_prefix": "/echo",
+        "deployments": {"Echo": {"replicas": [{"replica_id": "a", "state": "RUNNING"}]}},
+        "deployed_app_config": {
+            "deployments": [{"num_replicas": 1, "ray_actor_options": {"num_gpus": 0.5}}],
+            "runtime_env": {"py_executable": "/store/env/Echo-1/bin/python"},
+        },
+    }
+    site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": application}}).encode())
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The lines of standard error of a command that must fail as a user's mistake does."""
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert all(line.startswith("error: ") for line in lines)
+    return lines
+
+
+def test_a_project_without_problems_passes_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    assert "no problem found" in capsys.readouterr().out
+
+
+def test_each_problem_of_a_project_is_a_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "conf.ini").write_text(BROKEN)
+    lines = failed(capsys, "check")
+    assert len(lines) == 3
+    assert "error: conf.ini [algopkg.Echo] bakcend: unknown key. Did you mean 'backend'?" in lines
+
+
+def test_a_class_that_is_not_there_fails_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "algopkg" / "Echo" / "backend.py").write_text("class Ecco: ...\n")
+    (line,) = failed(capsys, "check")
+    assert "Did you mean 'Ecco'?" in line
+
+
+def test_a_project_elsewhere_is_checked(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert main(["check", "--project", str(elsewhere)]) == 1
+    (home / "conf.ini").rename(elsewhere / "my.ini")
+    assert main(["check", "--project", str(home), "--conf", str(elsewhere / "my.ini")]) == 0
+
+
+def test_a_conf_from_standard_input_is_checked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, code in ((CONF, 0), (BROKEN, 1)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert main(["check", "--conf", "-"]) == code
+
+
+def test_a_model_that_is_described_counts_as_there(home: Path) -> None:
+    (home / "Model_ZOO" / "words.json").unlink()
+    assert main(["check"]) == 1
+    entry = f"- {{file: words.json, sha256: '{'0' * 64}', url: 'http://example.org/'}}\n"
+    (home / "Model_ZOO" / "models.yml").write_text(entry)
+    assert main(["check"]) == 0
+
+
+@pytest.mark.parametrize("content", [b"[MODEL SERVE]\nport = \xff\n", b"\xff\xfe[\0M\0"], ids=["latin-1", "UTF-16"])
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_conf_that_is_not_utf_8_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], command: str, content: bytes
+) -> None:
+    (home / "conf.ini").write_bytes(content)
+    (line,) = failed(capsys, command)
+    assert "conf.ini" in line
+
+
+def test_a_conf_with_a_byte_order_mark_is_read(home: Path) -> None:
+    (home / "conf.ini").write_bytes(b"\xef\xbb\xbf" + CONF.encode())
+    assert main(["check"]) == 0
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "apply"])
+def test_a_missing_conf_is_named(home: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    (home / "conf.ini").unlink()
+    (line,) = failed(capsys, command)
+    assert str(home / "conf.ini") in line
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "apply"])
+def test_a_wrong_conf_is_one_json_document_where_that_is_asked_for(
+    home: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (home / "conf.ini").write_text(BROKEN)
+    assert main([command, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert {(problem["section"], problem["key"]) for problem in document["problems"]} == {
+        ("MODEL SERVE", "port"),
+        ("algopkg.Echo", "bakcend"),
+        ("algopkg.Echo", "backend"),
+    }
+
+
+def test_a_good_conf_is_one_json_document_where_that_is_asked_for(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["port"]) == (True, 666)
+    assert document["sections"]["Echo"]["route"] == "echo"
+
+
+def test_a_head_that_does_not_answer_is_an_error_line(
+    home: Path, capsys: pytest.CaptureFixture[str], closed_port: int
+) -> None:
+    (home / "settings.json").write_text(json.dumps({"dashboard_url": f"http://127.0.0.1:{closed_port}"}))
+    (line,) = failed(capsys, "status")
+    assert "does not answer" in line
+
+
+@pytest.mark.parametrize(("status", "code"), [("RUNNING", 0), ("DEPLOYING", 1), ("DEPLOY_FAILED", 1)])
+def test_the_status_is_also_the_exit_code(
+    home: Path, site: Site, capsys: pytest.CaptureFixture[str], status: str, code: int
+) -> None:
+    serving(home, site, status, "no GPU left")
+    assert main(["status"]) == code
+    text = capsys.readouterr().out
+    assert status in text
+    assert f"http://127.0.0.1:{site.port}/echo" in text
+    assert main(["status", "--json"]) == code
+    (row,) = json.loads(capsys.readouterr().out)["algorithms"]
+    assert (row["name"], row["status"], row["environment"]) == ("Echo", status, "Echo-1")
+    assert (row["replicas"], row["wanted"], row["gpu_cost"]) == (1, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [((200, b'{"status": 1}'), 0), ((200, b'{"status": 0}'), 1), ((500, b"{}"), 1), ((200, b"x"), 1)],
+)
+def test_smoke_asks_the_warm_up_request(
+    home: Path, site: Site, capsys: pytest.CaptureFixture[str], answer: tuple[int, bytes], code: int
+) -> None:
+    serving(home, site)
+    site.answers["/echo"] = answer
+    assert main(["smoke"]) == code
+    assert json.loads(site.asked[-1].body) == {"x": 1}
+    assert capsys.readouterr().out.startswith("ok" if code == 0 else "FAIL")
+    assert main(["smoke", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["ok"] is (code == 0)
+
+
+def test_smoke_names_what_is_not_served(home: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    serving(home, site)
+    site.answers[APPLICATIONS] = (200, b'{"applications": {}}')
+    assert main(["smoke"]) == 1
+    assert "Echo: is not served" in capsys.readouterr().out
+
+
+def test_a_health_check_waits_as_long_as_it_is_told(home: Path, site: Site) -> None:
+    Gateway(Settings.load(home)).configure(site.port)
+    site.answers["/healthz"] = (503, b"{}")
+    assert main(["gateway", "health"]) == 1
+    assert len(site.asked) == 1
+    comes_up = threading.Timer(0.3, site.answers.update, [{"/healthz": (200, b"{}")}])
+    comes_up.start()
+    assert main(["gateway", "health", "--wait", "10"]) == 0
+    comes_up.join()
+
+
+def test_models_are_fetched(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "trained").write_bytes(b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    (home / "Model_ZOO" / "models.yml").write_text(f"- {{file: net, sha256: {sha256}, path: trained}}\n")
+    for fetched in (["net"], []):
+        assert main(["models", str(home / "Model_ZOO"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"ok": True, "fetched": fetched}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["Ecco", "--backend", "Echo"], "Did you mean [algopkg.Echo]?"),
+        (["Echo", "--backend", "Ecco"], "Did you mean 'Echo'?"),
+        (["Echo", "--backend", "Echo", "--model", "word.json"], "Did you mean 'words.json'?"),
+        (["Echo", "--backend", "my-class"], "my-class"),
+        (["Echo", "--backend", "Echo", "--model", "a/b"], "a/b"),
+        (["../Echo", "--backend", "Echo"], "../Echo"),
+    ],
+)
+def test_a_test_of_what_is_not_there_is_an_error_line(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (line,) = failed(capsys, "test", *arguments)
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such-command"], ["check", "--no-such-option"], ["test", "Echo"], ["node", "fly"]]
+    + [["test", "Echo", "--backend", "Echo", "--params", "{"]],
+)
+def test_a_command_that_is_none_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: modelserve" in capsys.readouterr().err
+
+
+def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    places = {"PYTHONPATH": str(Path(modelserve.__file__).parents[1]), "MODELSERVE_HOME": str(home)}
+    command = [sys.executable, "-m", "modelserve", *arguments]
+    return subprocess.run(command, env={**places, **variables}, capture_output=True, text=True)
+
+
+def test_the_module_is_the_command(home: Path) -> None:
+    (home / "conf.ini").write_text(BROKEN)
+    done = run(home, "check")
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_a_proxy_for_the_outside_is_not_asked_for_the_cluster(home: Path, site: Site, closed_port: int) -> None:
+    serving(home, site)
+    site.answers["/echo"] = (200, b'{"status": 1}')
+    for command in ("status", "smoke"):
+        done = run(home, command, http_proxy=f"http://127.0.0.1:{closed_port}")
+        assert done.returncode == 0, done.stderr

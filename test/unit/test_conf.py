@@ -1,0 +1,304 @@
+"""conf.ini: what users write is read as they mean it, and each mistake is named with file, section and key."""
+
+from __future__ import annotations
+
+import json
+import keyword
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from modelserve.conf import METHODS, RESERVED_ROUTES, Conf, Section, parse
+from modelserve.errors import Problem, UserError
+
+SERVER = "[MODEL SERVE]\nport = 666\n"
+SECTION = "[algopkg.Echo]\nbackend = Echo\nroute = echo\n"
+
+
+def section(lines: str) -> Section:
+    """The one section of a conf.ini, with ``lines`` beside the keys it needs."""
+    (only,) = parse(SERVER + SECTION + lines).sections
+    return only
+
+
+def problems(text: str) -> list[Problem]:
+    with pytest.raises(UserError) as caught:
+        parse(text, "my.ini")
+    return caught.value.problems
+
+
+def problem(lines: str) -> Problem:
+    """The one problem of a section with ``lines`` beside the keys it needs."""
+    (only,) = problems(SERVER + SECTION + lines)
+    return only
+
+
+def test_a_section_needs_only_backend_and_route() -> None:
+    assert section("") == Section(
+        name="Echo",
+        backend="Echo",
+        route="echo",
+        model=(),
+        replicas=1,
+        gpu_cost=0,
+        cpu_cost=0,
+        method=("GET",),
+        warmup=None,
+        user_config=None,
+    )
+
+
+def test_the_port_has_a_default() -> None:
+    assert parse("[MODEL SERVE]\n") == Conf(port=666, sections=())
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("replicas = 3 # three of them", "replicas", 3),
+        ("gpu_cost = 0.5 ; half a GPU", "gpu_cost", 0.5),
+        ("gpu_cost = 2", "gpu_cost", 2),
+        ("cpu_cost = 1.5", "cpu_cost", 1.5),
+        ("model = a.pb,b.pb", "model", ("a.pb", "b.pb")),
+        ("model = a.pb , b.pb,", "model", ("a.pb", "b.pb")),
+        ("model =", "model", ()),
+        ("model = # none", "model", ()),
+        ("method = post, GET, get", "method", ("GET", "POST")),
+        ('warmup = {"text": "hello"}', "warmup", {"text": "hello"}),
+        ("user_config = [1, 2]", "user_config", [1, 2]),
+        ('warmup = {"a": 1,\n  "b": 2}', "warmup", {"a": 1, "b": 2}),
+    ],
+)
+def test_a_value_is_read_as_it_is_meant(line: str, key: str, value: Any) -> None:
+    assert getattr(section(line), key) == value
+
+
+@pytest.mark.parametrize("written", ["a/b", "/a/b", "/a/b/"])
+def test_slashes_around_a_route_do_not_matter(written: str) -> None:
+    (only,) = parse(f"{SERVER}[algopkg.Echo]\nbackend = Echo\nroute = {written}\n").sections
+    assert only.route == "a/b"
+
+
+def test_sections_keep_the_order_of_the_file() -> None:
+    text = "".join(f"[algopkg.{name}]\nbackend = B\nroute = {name}\n" for name in "CAB")
+    assert [one.name for one in parse(SERVER + text).sections] == ["C", "A", "B"]
+
+
+@pytest.mark.parametrize("sign", "#;")
+def test_a_section_that_is_commented_out_is_gone(sign: str) -> None:
+    commented = "".join(f"{sign} {line}\n" for line in SECTION.splitlines())
+    assert parse(SERVER + commented).sections == ()
+    assert [one.name for one in parse(SERVER + SECTION).sections] == ["Echo"]
+
+
+def test_a_file_from_windows_is_read() -> None:
+    assert parse((SERVER + SECTION).replace("\n", "\r\n")) == parse(SERVER + SECTION)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ("replicas = two", "replicas", "'two' is not a whole number"),
+        ("replicas = 1.5", "replicas", "'1.5' is not a whole number"),
+        ("replicas =", "replicas", "whole number"),
+        ("replicas = 0", "replicas", "at least 1"),
+        ("gpu_cost = half", "gpu_cost", "'half' is not a number"),
+        ("gpu_cost = -1", "gpu_cost", "at least 0"),
+        ("gpu_cost = 1.5", "gpu_cost", "whole number of GPUs"),
+        ("gpu_cost = nan", "gpu_cost", "nan"),
+        ("gpu_cost = inf", "gpu_cost", "inf"),
+        ("cpu_cost = inf", "cpu_cost", "inf"),
+        ("model = ../a.pb", "model", "'../a.pb' is a path"),
+        ("model = /data/a.pb", "model", "'/data/a.pb' is a path"),
+        ("model = ..", "model", "'..' is a path"),
+        ("model = a.pb, a.pb", "model", "twice"),
+        ("method = FETCH", "method", "'FETCH' is not one of GET, POST"),
+        ("method =", "method", "GET, POST"),
+        ("warmup = {text: hello}", "warmup", "is not JSON"),
+        ("warmup = [1]", "warmup", "dictionary"),
+        ("user_config = {", "user_config", "is not JSON"),
+        ("user_config = " + "[" * 100_000, "user_config", "is not JSON"),
+        ("replicsa = 1", "replicsa", "Did you mean 'replicas'?"),
+        ("GPU_COST = 1", "GPU_COST", "Did you mean 'gpu_cost'?"),
+        ("zzz = 1", "zzz", "Known keys: backend, model"),
+        ("name = Other", "name", "unknown key"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_mistake_names_file_section_and_key(line: str, key: str, words: str) -> None:
+    found = problem(line)
+    assert (found.file, found.section, found.key) == ("my.ini", "algopkg.Echo", key)
+    assert words in str(found)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_a_port_must_be_one(port: str) -> None:
+    (found,) = problems(f"[MODEL SERVE]\nport = {port}\n")
+    assert (found.section, found.key) == ("MODEL SERVE", "port")
+    assert port in found.message
+
+
+@pytest.mark.parametrize("route", ["", "/", "a b", "a//b", "../a", "a/..", "a?b", "ä", "./a"])
+def test_a_route_must_be_a_path(route: str) -> None:
+    (found,) = problems(f"{SERVER}[algopkg.Echo]\nbackend = Echo\nroute = {route}\n")
+    assert found.key == "route"
+
+
+@pytest.mark.parametrize("reserved", RESERVED_ROUTES)
+def test_a_route_the_server_answers_itself_is_refused(reserved: str) -> None:
+    (found,) = problems(f"{SERVER}[algopkg.Echo]\nbackend = Echo\nroute = /{reserved}/x\n")
+    assert "answered by the server itself" in found.message
+
+
+@pytest.mark.parametrize("missing", ["backend", "route"])
+def test_a_missing_key_is_named(missing: str) -> None:
+    lines = [line for line in SECTION.splitlines() if not line.startswith(missing)]
+    (found,) = problems(SERVER + "\n".join(lines))
+    assert (found.section, found.key, found.message) == ("algopkg.Echo", missing, "is missing")
+
+
+@pytest.mark.parametrize("backend", ["", "my-class", "a.b", "1st"])
+def test_the_backend_must_be_a_class_name(backend: str) -> None:
+    (found,) = problems(f"{SERVER}[algopkg.Echo]\nbackend = {backend}\nroute = echo\n")
+    assert "not the name of a class" in found.message
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("MODEL_SERVE", "Did you mean [MODEL SERVE]?"),
+        ("model serve", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
+        ("algopkg.my-package", "letters, digits and '_'"),
+        ("algopkg.", "letters, digits and '_'"),
+        ("Algopkg.Echo", "Write [algopkg.<Name>]"),
+        ("Echo", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
+        ("DEFAULT", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
+    ],
+)
+def test_an_unknown_section_is_named_with_the_way_out(title: str, words: str) -> None:
+    (found,) = problems(f"{SERVER}[{title}]\nbackend = B\nroute = r\n")
+    assert found.section == title
+    assert words in found.fix
+
+
+def test_a_missing_server_section_is_named() -> None:
+    (found,) = problems(SECTION)
+    assert "[MODEL SERVE] is missing" in found.message
+
+
+def test_a_section_that_appears_twice_is_named_with_its_line() -> None:
+    (found,) = problems(SERVER + SECTION + SECTION)
+    assert (found.file, found.section) == ("my.ini", "algopkg.Echo")
+    assert "line 6" in found.message
+
+
+def test_a_key_that_is_set_twice_is_named_with_its_line() -> None:
+    found = problem("route = other")
+    assert (found.file, found.section, found.key) == ("my.ini", "algopkg.Echo", "route")
+    assert "line 6" in found.message
+
+
+def test_keys_that_differ_in_case_are_different_keys() -> None:
+    found = problem("Route = other")
+    assert (found.key, found.fix) == ("Route", "Did you mean 'route'?")
+
+
+def test_a_route_that_two_algorithms_want_names_both() -> None:
+    (found,) = problems(SERVER + SECTION + "[algopkg.Other]\nbackend = B\nroute = /echo/\n")
+    assert (found.section, found.key) == ("algopkg.Other", "route")
+    assert "[algopkg.Echo]" in found.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("port = 1\n" + SERVER, "line 1"), (SERVER + "port 666\n", "line 3"), (SERVER + "= 5\n", "line 3")],
+)
+def test_a_line_that_is_no_setting_is_named_and_shown(text: str, line: str) -> None:
+    (found,) = problems(text)
+    assert found.file == "my.ini"
+    assert line in found.message
+    assert "\\n" not in found.message
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    text = "[MODEL SERVE]\nport = x\n[algopkg.A]\nbackend = A\nreplicas = 0\nmodle = a\n[Extra]\n"
+    found = {(one.section, one.key) for one in problems(text)}
+    assert found == {
+        ("MODEL SERVE", "port"),
+        ("algopkg.A", "replicas"),
+        ("algopkg.A", "modle"),
+        ("algopkg.A", "route"),
+        ("Extra", ""),
+    }
+
+
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
+ROUTES = st.from_regex(r"[a-z0-9_~-]{1,6}(/[a-z0-9._~-]{1,6})?", fullmatch=True).filter(
+    lambda route: route.split("/")[0] not in RESERVED_ROUTES and not {".", ".."} & set(route.split("/"))
+)
+FILES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,10}", fullmatch=True)
+# Without the signs that begin a comment.
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="#;"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def sections(draw: st.DrawFn) -> tuple[Section, ...]:
+    names = draw(st.lists(NAMES, unique=True, max_size=4))
+    routes = draw(st.lists(ROUTES, unique=True, min_size=len(names), max_size=len(names)))
+    return tuple(
+        Section(
+            name=name,
+            backend=draw(NAMES),
+            route=route,
+            model=tuple(draw(st.lists(FILES, unique=True, max_size=3))),
+            replicas=draw(st.integers(1, 1000)),
+            gpu_cost=draw(st.integers(0, 8) | st.floats(0, 1)),
+            cpu_cost=draw(st.floats(0, 64)),
+            method=tuple(draw(st.lists(st.sampled_from(METHODS), min_size=1, unique=True))),
+            warmup=draw(st.none() | st.dictionaries(WORDS, JSON, max_size=2)),
+            user_config=json.dumps(draw(JSON)),
+        )
+        for name, route in zip(names, routes, strict=True)
+    )
+
+
+def written(one: Section) -> str:
+    values = {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in one}
+    values |= {key: json.dumps(values[key]) for key in ("warmup", "user_config")}
+    return f"[algopkg.{values.pop('name')}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 65535), sections())
+def test_what_is_written_is_what_is_read(port: int, wanted: tuple[Section, ...]) -> None:
+    text = f"[MODEL SERVE]\nport = {port}\n" + "".join(map(written, wanted))
+    assert parse(text) == Conf(port=port, sections=wanted)
+
+
+LINES = st.sampled_from([SERVER, SECTION, "[algopkg.", "]", "=", "\n", " ", "#", ";", "\r", "{", '"', "\0", "\ufeff"])
+
+
+@given(st.text() | st.lists(LINES | st.text(max_size=5)).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        assert isinstance(parse(text), Conf)
+    except UserError as error:
+        assert error.problems
+
+
+@given(
+    st.sampled_from(sorted(Section.model_fields)), st.text(max_size=20) | st.floats().map(str) | st.integers().map(str)
+)
+@example("gpu_cost", "inf")
+@example("replicas", "9" * 5000)
+def test_any_value_is_read_or_refused(key: str, value: str) -> None:
+    try:
+        assert isinstance(section(f"{key} = {value}\n"), Section)
+    except UserError as error:
+        assert error.problems

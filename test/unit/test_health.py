@@ -1,0 +1,117 @@
+"""Health: an application is healthy when exactly the wanted replicas answer, and a failure names its cause."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from modelserve.conf import Section
+from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids
+from modelserve.serve_config import application
+
+WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
+
+
+def app(package: str = "/pkg/2", replicas: int = 2, route: str = "echo") -> dict[str, Any]:
+    section = Section(name="Echo", backend="Echo", route=route, replicas=replicas)
+    return application(section, Path(package), [], Path("/env/1"))
+
+
+def details(
+    config: dict[str, Any], replicas: dict[str, str], status: str = "RUNNING", message: str = ""
+) -> dict[str, Any]:
+    """Serve's details of an application that runs ``config``: its replicas' states by id."""
+    return {
+        "status": status,
+        "message": message,
+        "route_prefix": config["route_prefix"],
+        "deployments": {
+            "Echo": {
+                "message": "",
+                "deployment_config": {"user_config": copy.deepcopy(config["deployments"][0]["user_config"])},
+                "replicas": [{"replica_id": name, "state": state} for name, state in replicas.items()],
+            }
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("replicas", "before", "state"),
+    [
+        ({"a": "RUNNING", "b": "RUNNING"}, set(), HEALTHY),
+        ({}, set(), WAITING),
+        ({"a": "RUNNING"}, set(), WAITING),
+        ({"a": "RUNNING", "b": "STARTING"}, set(), WAITING),
+        # More than wanted: replicas that will be stopped still answer.
+        ({"a": "RUNNING", "b": "RUNNING", "c": "RUNNING"}, set(), WAITING),
+        ({"a": "RUNNING", "b": "RUNNING", "c": "STOPPING"}, set(), HEALTHY),
+        # Replicas from before cannot be the wanted ones, however healthy.
+        ({"a": "RUNNING", "b": "RUNNING"}, {"a", "b"}, WAITING),
+        ({"a": "RUNNING", "b": "RUNNING", "old": "RUNNING"}, {"old"}, WAITING),
+        ({"a": "RUNNING", "b": "RUNNING", "old": "STOPPING"}, {"old"}, HEALTHY),
+        ({"a": "RUNNING", "b": "RUNNING", "c": "UPDATING"}, set(), WAITING),
+    ],
+)
+def test_the_replicas_decide(replicas: dict[str, str], before: set[str], state: Outcome.State) -> None:
+    assert outcome_of(details(app(), replicas), app(), before).state is state
+
+
+@pytest.mark.parametrize(
+    ("replicas", "text"), [({"a": "RUNNING"}, "1 of 2"), ({"a": "RUNNING", "old": "RUNNING"}, "1 of 2")]
+)
+def test_progress_says_how_many_of_the_wanted_replicas_run(replicas: dict[str, str], text: str) -> None:
+    assert text in outcome_of(details(app(), replicas), app(), {"old"}).text
+
+
+def test_what_serve_does_not_know_yet_is_waited_for() -> None:
+    assert outcome_of(None, app(), set()).state is WAITING
+
+
+@pytest.mark.parametrize("other", [{"package": "/pkg/1"}, {"route": "old"}], ids=["code", "route"])
+def test_replicas_of_another_configuration_do_not_count(other: dict[str, Any]) -> None:
+    running = details(app(**other), {"a": "RUNNING", "b": "RUNNING"})
+    assert outcome_of(running, app(), set()).state is WAITING
+
+
+def test_while_old_replicas_drain_the_application_is_healthy() -> None:
+    running = details(app(), {"a": "RUNNING", "b": "RUNNING", "old": "STOPPING"}, status="DEPLOYING")
+    assert outcome_of(running, app(), {"old"}).state is HEALTHY
+
+
+@pytest.mark.parametrize("status", ["DEPLOY_FAILED", "UNHEALTHY"])
+def test_a_failure_names_the_replica_s_own_error(status: str) -> None:
+    running = details(app(), {}, status, "deployments ['Echo'] are unhealthy")
+    running["deployments"]["Echo"]["message"] = (
+        "The deployment failed to start 3 times in a row. See the logs.\nError: worker died\nTraceback (most recent "
+        'call last):\n  File "/store/backend.py", line 7, in _model_init\n    raise ValueError("no weights")\n'
+        "ValueError: no weights"
+    )
+    assert outcome_of(running, app(), set()) == Outcome(FAILED, "ValueError: no weights")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("Traceback (most recent call last):\n  File x\nImportError: no torch\n", "ImportError: no torch"),
+        ("Traceback:\\n  File x\\nmine.OddException: odd\\n", "mine.OddException: odd"),
+        ("no resources for the replica", "no resources for the replica"),
+        ("first\nlast\n", "last"),
+        ("", "no reason given"),
+    ],
+)
+def test_the_cause_is_one_line(message: str, line: str) -> None:
+    assert cause(message) == line
+
+
+def test_the_configuration_is_aimed_at_when_serve_shows_its_identity() -> None:
+    assert aims_at(details(app(), {}), app())
+    assert not aims_at(details(app("/pkg/1"), {}), app())
+    assert not aims_at(None, app())
+    assert not aims_at({"deployments": {}}, app())
+
+
+def test_replica_ids_are_those_of_every_state() -> None:
+    assert replica_ids(details(app(), {"a": "RUNNING", "b": "STOPPING"})) == {"a", "b"}
+    assert replica_ids(None) == set()

@@ -1,0 +1,139 @@
+"""Plans: what an apply changes is what differs between conf.ini and what is served, each difference named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelserve.conf import METHODS, Section
+from modelserve.plan import compare
+from modelserve.serve_config import application
+
+PORT = 666
+
+
+def app(
+    package: str = "/store/pkg/Echo-1",
+    models: tuple[str, ...] = ("/store/model/1/a",),
+    env: str = "/store/env/Echo-1",
+    **keys: Any,
+) -> dict[str, Any]:
+    section = Section(**{"name": "Echo", "backend": "Echo", "route": "echo", **keys})
+    return application(section, Path(package), map(Path, models), Path(env))
+
+
+def test_what_is_served_already_is_no_change() -> None:
+    plan = compare({"Echo": app()}, {"Echo": app()}, PORT, PORT)
+    assert not plan
+    assert plan.unchanged == ("Echo",)
+
+
+def test_defaults_that_serve_adds_are_no_change() -> None:
+    running = copy.deepcopy(app())
+    running["external_scaler_enabled"] = False
+    running["deployments"][0] |= {"graceful_shutdown_timeout_s": 20, "logging_config": None}
+    assert not compare({"Echo": app()}, {"Echo": running}, PORT, PORT)
+
+
+def test_a_plan_adds_removes_and_leaves_alone() -> None:
+    plan = compare({"New": app(), "Same": app()}, {"Same": app(), "Old": app()}, PORT, PORT)
+    assert {(change.action, change.name) for change in plan.changes} == {("add", "New"), ("remove", "Old")}
+    assert plan.unchanged == ("Same",)
+    assert plan
+
+
+def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() -> None:
+    removed, added = compare({"New": app()}, {"Old": app()}, PORT, PORT).changes
+    assert (added.name, added.needs_new_replicas) == ("New", True)
+    assert (removed.name, removed.needs_new_replicas) == ("Old", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "new_replicas"),
+    [
+        ({"package": "/store/pkg/Echo-2"}, "code", True),
+        ({"backend": "Other"}, "class", True),
+        ({"models": ("/store/model/2/a",)}, "model", True),
+        ({"models": ()}, "model", True),
+        ({"method": ("POST",)}, "method", True),
+        ({"env": "/store/env/Echo-2"}, "environment", True),
+        ({"gpu_cost": 1}, "resources", True),
+        ({"cpu_cost": 2}, "resources", True),
+        ({"route": "other"}, "route", False),
+        ({"replicas": 2}, "replicas", False),
+        ({"user_config": {"top": 3}}, "user_config", False),
+        ({"warmup": {"text": "hello"}}, "warmup", False),
+    ],
+)
+def test_each_difference_is_named(change: dict[str, Any], what: str, new_replicas: bool) -> None:
+    (found,) = compare({"Echo": app(**change)}, {"Echo": app()}, PORT, PORT).changes
+    assert found.action == "change"
+    assert [(one.what, one.new_replicas) for one in found.differences] == [(what, new_replicas)]
+    assert found.needs_new_replicas is new_replicas
+    (back,) = compare({"Echo": app()}, {"Echo": app(**change)}, PORT, PORT).changes
+    assert [(one.what, one.old, one.new) for one in back.differences] == [
+        (one.what, one.new, one.old) for one in found.differences
+    ]
+
+
+def test_differences_are_named_together() -> None:
+    changed = app(package="/store/pkg/Echo-2", replicas=4, route="other")
+    (change,) = compare({"Echo": changed}, {"Echo": app()}, PORT, PORT).changes
+    assert {one.what for one in change.differences} == {"code", "replicas", "route"}
+    assert change.needs_new_replicas
+
+
+@pytest.mark.parametrize(("running_port", "changed"), [(666, False), (667, True), (None, True)])
+def test_another_port_is_a_change_of_its_own(running_port: int | None, changed: bool) -> None:
+    plan = compare({"Echo": app()}, {"Echo": app()}, PORT, running_port)
+    assert bool(plan) is changed
+    assert plan.changes == ()
+    assert plan.port == ((running_port, PORT) if changed else None)
+
+
+def test_a_plan_is_a_json_document() -> None:
+    plan = compare({"Echo": app(replicas=2), "New": app()}, {"Echo": app(), "Old": app()}, PORT, None)
+    document = json.loads(json.dumps(plan.as_dict()))
+    assert document["changed"] is True
+    assert document["port"] == {"old": None, "new": PORT}
+    changes = {change["name"]: change for change in document["changes"]}
+    assert {name: change["action"] for name, change in changes.items()} == {
+        "Echo": "change",
+        "New": "add",
+        "Old": "remove",
+    }
+    assert changes["Echo"]["differences"] == [{"what": "replicas", "old": 1, "new": 2, "new_replicas": False}]
+
+
+NAMES = st.sampled_from(["A", "B", "C", "D"])
+APPS = st.dictionaries(
+    NAMES,
+    st.builds(
+        app,
+        package=st.sampled_from(["/store/pkg/1", "/store/pkg/2"]),
+        models=st.lists(st.sampled_from(["/m/1/a", "/m/2/b"])).map(tuple),
+        replicas=st.integers(1, 3),
+        gpu_cost=st.sampled_from([0, 0.5, 1]),
+        method=st.lists(st.sampled_from(METHODS), min_size=1).map(tuple),
+        warmup=st.none() | st.dictionaries(st.text(), st.integers(), max_size=2),
+        user_config=st.none() | st.lists(st.integers(), max_size=2),
+    ),
+)
+
+
+@given(APPS)
+def test_nothing_differs_from_itself(apps: dict[str, Any]) -> None:
+    assert not compare(apps, copy.deepcopy(apps), PORT, PORT)
+
+
+@given(APPS, APPS)
+def test_every_algorithm_is_in_a_plan_once(wanted: dict[str, Any], running: dict[str, Any]) -> None:
+    plan = compare(wanted, running, PORT, PORT)
+    names = [change.name for change in plan.changes] + list(plan.unchanged)
+    assert sorted(names) == sorted(wanted.keys() | running.keys())
+    assert all(wanted[name] == running[name] for name in plan.unchanged)

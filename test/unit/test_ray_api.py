@@ -1,0 +1,83 @@
+"""Ray's REST API: the token goes along, and what Ray refuses or does not answer is said in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from modelserve.errors import UserError
+from modelserve.ray_api import RayAPI
+from modelserve.settings import Settings
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+PATH = "/api/serve/applications/"
+
+
+@pytest.fixture
+def ray(tmp_path: Path, site: Site) -> RayAPI:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ray_token").write_text("the token\n")
+    return RayAPI(Settings(home=tmp_path, dashboard_url=site.url + "/", serve_port=site.port))
+
+
+def test_what_serve_runs_is_read_with_the_token(ray: RayAPI, site: Site) -> None:
+    site.answers[PATH] = (200, b'{"applications": {}}')
+    assert ray.serve_details() == {"applications": {}}
+    assert site.asked[0].headers["Authorization"] == "Bearer the token"
+
+
+def test_a_configuration_is_put_as_json(ray: RayAPI, site: Site) -> None:
+    site.answers[PATH] = (200, b"")
+    ray.put_applications({"applications": [{"name": "Echo"}]})
+    (asked,) = site.asked
+    assert (asked.method, asked.path) == ("PUT", PATH)
+    assert json.loads(asked.body) == {"applications": [{"name": "Echo"}]}
+
+
+def test_a_cluster_without_a_token_is_asked_without_one(tmp_path: Path, site: Site) -> None:
+    site.answers[PATH] = (200, b"{}")
+    RayAPI(Settings(home=tmp_path, dashboard_url=site.url)).serve_details()
+    assert "Authorization" not in site.asked[0].headers
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_names_its_file(ray: RayAPI, site: Site, tmp_path: Path, status: int) -> None:
+    site.answers[PATH] = (status, b"Unauthorized")
+    with pytest.raises(UserError, match="refuses the cluster's token") as caught:
+        ray.serve_details()
+    assert caught.value.problems[0].file == str(tmp_path / "secrets" / "ray_token")
+    assert "the token\n" not in str(caught.value)
+
+
+def test_ray_s_own_error_is_shown(ray: RayAPI, site: Site) -> None:
+    site.answers[PATH] = (500, b"no such option: max_surge")
+    with pytest.raises(UserError, match="500: no such option: max_surge"):
+        ray.put_applications({})
+
+
+def test_a_head_that_does_not_answer_is_named(tmp_path: Path, closed_port: int) -> None:
+    url = f"http://127.0.0.1:{closed_port}"
+    with pytest.raises(UserError, match=f"does not answer at {url}"):
+        RayAPI(Settings(home=tmp_path, dashboard_url=url)).serve_details()
+
+
+def test_something_else_on_ray_s_port_is_no_traceback(ray: RayAPI, site: Site) -> None:
+    site.answers[PATH] = (200, b"<html>not Ray</html>")
+    with pytest.raises(UserError):
+        ray.serve_details()
+
+
+@pytest.mark.parametrize(("status", "answers"), [(405, True), (200, True), (404, False), (503, False)])
+def test_a_route_is_answered_when_a_replica_refuses_the_method(
+    ray: RayAPI, site: Site, status: int, answers: bool
+) -> None:
+    site.answers["/echo"] = (status, b"")
+    assert ray.ingress_answers("/echo") is answers
+
+
+def test_an_ingress_that_is_not_there_answers_no_route(tmp_path: Path, closed_port: int) -> None:
+    assert RayAPI(Settings(home=tmp_path, serve_port=closed_port)).ingress_answers("/echo") is False

@@ -1,0 +1,302 @@
+"""Inside a replica: packages are imported as their authors expect, both kinds of class answer, methods are checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from modelserve.serving import Algorithm, AppArgs, Backend, json_request, load_class, model_path
+from modelserve.trial import main as trial
+from starlette.responses import Response
+
+SHORT = """
+import modelserve
+
+class Echo(modelserve.AlgoBackend):
+    config = None
+    asked = 0
+
+    def _model_init(self, model_path_lst=None):
+        self.texts = [open(path).read() for path in model_path_lst or []]
+
+    def reconfigure(self, config):
+        self.config = config
+
+    def _model_inference(self, param_dict):
+        self.asked += 1
+        if "fail" in param_dict:
+            raise ValueError(param_dict["fail"])
+        return {"got": param_dict, "config": self.config, "texts": self.texts, "asked": self.asked}
+"""
+
+# As the original's template has it: loading swallows errors, the class answers for itself.
+ORIGINAL = """
+import os
+import socket
+
+class algo_backend:
+    def __init__(self, model_path):
+        self.config = None
+        try:
+            if model_path:
+                directory, *files = model_path.split(",")
+                self._model_init([os.path.join(directory, file) for file in files])
+            else:
+                self._model_init()
+        except Exception:
+            pass
+
+    def reconfigure(self, config):
+        self.config = config
+
+    def _model_init(self, model_path_lst=None):
+        import json
+        self.words = json.load(open(model_path_lst[0])) if model_path_lst else {}
+
+    def _model_inference(self, param_dict):
+        return {"word": self.words[param_dict["text"]], "config": self.config}
+
+    async def __call__(self, starlette_request):
+        info = "Result from " + socket.gethostname()
+        try:
+            param_dict = await starlette_request.json()
+            return {"status": 1, "result": self._model_inference(param_dict), "info": info}
+        except Exception as error:
+            return {"status": 0, "info": info + ": " + repr(error)}
+"""
+
+Make = Callable[..., AppArgs]
+
+
+@pytest.fixture(autouse=True)
+def fresh_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A replica's Python serves one package; here several are loaded one after the other."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("algopkg", "helper", "backend"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write a package, under the name the store gives it, and say how it is served."""
+
+    def package(files: dict[str, str], backend: str = "Echo", **args: Any) -> AppArgs:
+        root = tmp_path / "Echo-0123456789ab"
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return AppArgs(name="Echo", package=str(root), backend=backend, **args)
+
+    return package
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> str:
+    file = tmp_path / "model" / ("0" * 64) / "words.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"hello": "world"}')
+    return str(file)
+
+
+def ask(answering: Callable[..., Awaitable[Response]], params: Any, method: str = "GET") -> tuple[int, dict[str, Any]]:
+    response = asyncio.run(answering(json_request(params, method)))  # type: ignore[arg-type]
+    return response.status_code, json.loads(bytes(response.body))
+
+
+@pytest.mark.parametrize("init", [{"__init__.py": ""}, {}], ids=["with __init__", "without __init__"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .helper import word",
+        "from . import helper; word = helper.word",
+        "from algopkg.Echo.helper import word",
+        "from algopkg.Echo import helper; word = helper.word",
+        "from helper import word",
+        "from .sub.deep import word",
+    ],
+)
+def test_a_package_imports_its_modules_as_it_likes(make: Make, init: dict[str, str], line: str) -> None:
+    files = {"helper.py": "word = 'helped'\n", "sub/deep.py": "from ..helper import word\n", **init}
+    args = make({**files, "backend.py": f"{line}\nclass Echo:\n    found = word\n"})
+    assert load_class(args.name, args.package, args.backend).found == "helped"  # type: ignore[attr-defined]
+
+
+def test_a_class_may_come_from_a_module_beside_the_backend(make: Make) -> None:
+    args = make({"backend.py": "from .core import Echo\n", "core.py": "class Echo: ...\n", "__init__.py": ""})
+    assert load_class(args.name, args.package, args.backend).__name__ == "Echo"
+
+
+def test_an_init_may_import_the_backend(make: Make) -> None:
+    args = make({"__init__.py": "from .backend import Echo\n", "backend.py": "class Echo: ...\n"})
+    assert load_class(args.name, args.package, args.backend).__name__ == "Echo"
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        ({"__init__.py": ""}, ImportError),
+        ({"backend.py": "class Other: ...\n"}, AttributeError),
+        ({"backend.py": "Echo = 1\n"}, TypeError),
+        ({"backend.py": "import no_such_module\nclass Echo: ...\n"}, ImportError),
+        ({"backend.py": "raise ValueError('at import')\n"}, ValueError),
+    ],
+)
+def test_a_package_that_cannot_be_loaded_raises(make: Make, files: dict[str, str], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Backend(make(files))
+
+
+@pytest.mark.parametrize(
+    ("models", "string"),
+    [([], ""), (["/s/model/1f/a"], "/s/model,1f/a"), (["/s/model/1f/a", "/s/model/2e/b"], "/s/model,1f/a,2e/b")],
+)
+def test_models_come_as_one_string(models: list[str], string: str) -> None:
+    assert model_path(models) == string
+
+
+def test_a_short_class_reads_its_models_and_answers(make: Make, words: str) -> None:
+    status, answer = ask(Backend(make({"backend.py": SHORT}, models=[words])).answer, {"x": 1})
+    assert (status, answer["status"]) == (200, 1)
+    assert answer["result"]["got"] == {"x": 1}
+    assert answer["result"]["texts"] == ['{"hello": "world"}']
+
+
+def test_an_original_class_reads_its_models_and_answers(make: Make, words: str) -> None:
+    backend = Backend(make({"backend.py": ORIGINAL}, "algo_backend", models=[words]))
+    status, answer = ask(backend.answer, {"text": "hello"})
+    assert (status, answer["status"], answer["result"]["word"]) == (200, 1, "world")
+    assert answer["info"].startswith("Result from ")
+    status, answer = ask(backend.answer, {"text": "unknown"})
+    assert (status, answer["status"]) == (200, 0)
+
+
+def test_an_original_class_that_raises_is_answered_500(make: Make) -> None:
+    source = (
+        "class Echo:\n    def __init__(self, m): ...\n    async def __call__(self, r): raise ValueError('secret')\n"
+    )
+    status, answer = ask(Backend(make({"backend.py": source})).answer, {})
+    assert (status, answer["status"]) == (500, 0)
+    assert "secret" not in json.dumps(answer)
+
+
+def test_an_original_class_does_not_block_the_event_loop(make: Make) -> None:
+    source = (
+        "class Echo:\n    def __init__(self, m): ...\n    async def __call__(self, r): return {'free': self.wait(5)}\n"
+    )
+    backend = Backend(make({"backend.py": source}))
+    others_ran = threading.Event()
+    backend.instance.wait = others_ran.wait
+
+    async def other() -> None:
+        await asyncio.sleep(0.05)
+        others_ran.set()
+
+    async def both() -> Response:
+        response, _ = await asyncio.gather(backend.answer(json_request({})), other())
+        return response
+
+    assert json.loads(bytes(asyncio.run(both()).body)) == {"free": True}
+
+
+def test_a_warm_up_gives_the_answer(make: Make) -> None:
+    answer = asyncio.run(Backend(make({"backend.py": SHORT})).warm_up({"x": 1}))
+    assert (answer["status"], answer["result"]["got"]) == (1, {"x": 1})
+
+
+def test_a_warm_up_that_fails_raises_the_inference_s_own_error(make: Make) -> None:
+    with pytest.raises(ValueError, match="no weights"):
+        asyncio.run(Backend(make({"backend.py": SHORT})).warm_up({"fail": "no weights"}))
+
+
+def test_a_warm_up_that_an_original_class_answers_with_status_0_raises(make: Make) -> None:
+    # It has no words: it was loaded without a model, and swallowed that.
+    with pytest.raises(RuntimeError, match="Result from .*KeyError"):
+        asyncio.run(Backend(make({"backend.py": ORIGINAL}, "algo_backend")).warm_up({"text": "hello"}))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "method", "status"),
+    [
+        (["GET"], "GET", 200),
+        (["GET"], "POST", 405),
+        (["GET", "POST"], "POST", 200),
+        (["POST"], "GET", 405),
+        (["GET"], "OPTIONS", 405),
+        (["GET"], "HEAD", 405),
+    ],
+)
+def test_only_the_section_s_methods_are_answered(make: Make, allowed: list[str], method: str, status: int) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT}, methods=allowed).model_dump())
+    response = asyncio.run(algorithm(json_request({}, method)))
+    assert response.status_code == status
+    if status == 405:
+        assert response.headers["allow"] == ", ".join(allowed)
+        assert json.loads(bytes(response.body))["status"] == 0
+
+
+@pytest.mark.parametrize(("source", "backend"), [(SHORT, "Echo"), (ORIGINAL, "algo_backend")])
+def test_a_changed_user_config_reaches_the_class(make: Make, source: str, backend: str) -> None:
+    algorithm = Algorithm(make({"backend.py": source}, backend).model_dump())
+    for config in ({"top": 1}, {"top": 2}):
+        asyncio.run(algorithm.reconfigure({"user_config": config, "warmup": None}))
+        assert algorithm._backend.instance.config == config
+
+
+def test_a_class_may_reconfigure_itself_asynchronously(make: Make) -> None:
+    source = SHORT.replace("def reconfigure", "async def reconfigure")
+    algorithm = Algorithm(make({"backend.py": source}).model_dump())
+    asyncio.run(algorithm.reconfigure({"user_config": 5}))
+    assert ask(algorithm, {})[1]["result"]["config"] == 5
+
+
+def test_a_class_without_reconfigure_takes_any_user_config(make: Make) -> None:
+    source = SHORT.replace("def reconfigure", "def something_else")
+    algorithm = Algorithm(make({"backend.py": source}).model_dump())
+    asyncio.run(algorithm.reconfigure({"user_config": 5}))
+    assert ask(algorithm, {})[1]["status"] == 1
+
+
+def test_a_new_replica_is_asked_the_warm_up_once_with_its_configuration(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT}).model_dump())
+    for top in (1, 2):
+        asyncio.run(algorithm.reconfigure({"user_config": {"top": top}, "warmup": {"x": 1}}))
+    assert ask(algorithm, {})[1]["result"] == {"got": {}, "config": {"top": 2}, "texts": [], "asked": 2}
+
+
+def test_a_replica_whose_warm_up_fails_does_not_start(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT}).model_dump())
+    with pytest.raises(ValueError, match="no weights"):
+        asyncio.run(algorithm.reconfigure({"warmup": {"fail": "no weights"}}))
+
+
+def test_a_trial_prints_the_answer_as_its_last_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    app = make({"backend.py": "print('loading')\n" + SHORT}).model_dump()
+    assert trial(json.dumps({"app": app, "params": {"x": 1}})) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["ok"] is True
+    assert document["answer"]["result"]["got"] == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("raise ValueError('at import')\n", "ValueError: at import"), (SHORT, "ValueError: no weights")],
+)
+def test_a_trial_that_fails_prints_the_error_as_its_last_line(
+    make: Make, capsys: pytest.CaptureFixture[str], source: str, words: str
+) -> None:
+    app = make({"backend.py": source}).model_dump()
+    assert trial(json.dumps({"app": app, "params": {"fail": "no weights"}})) == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out.splitlines()[-1])
+    assert document["ok"] is False
+    assert words in document["error"]
+    assert "Traceback" in printed.err

@@ -1,0 +1,41 @@
+"""settings.json: what Ansible writes is read, and anything else is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from modelserve.errors import UserError
+from modelserve.settings import Settings
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert Settings.load(tmp_path) == Settings(home=tmp_path)
+
+
+def test_what_the_file_says_holds(tmp_path: Path) -> None:
+    values = {"serve_port": 8001, "gateway_bind": ["10.0.0.1", "127.0.0.1"], "deploy_timeout_s": 5}
+    (tmp_path / "settings.json").write_text(json.dumps(values))
+    settings = Settings.load(tmp_path)
+    assert settings.serve_port == 8001
+    assert settings.gateway_bind == ("10.0.0.1", "127.0.0.1")
+    assert settings.deploy_timeout_s == 5
+
+
+def test_the_variable_says_where_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSERVE_HOME", str(tmp_path))
+    settings = Settings.load()
+    assert settings.home == tmp_path
+    for path in (settings.conf_file, settings.algopkg, settings.model_zoo, settings.token_file):
+        assert path.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "1", '{"serve_prot": 1}', '{"serve_port": "x"}', '{"gateway_bind": "x"}'])
+def test_a_file_that_ansible_did_not_write_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        Settings.load(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.file == str(tmp_path / "settings.json")
+    assert "\n" not in str(problem)

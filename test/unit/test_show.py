@@ -1,0 +1,70 @@
+"""Text for people: a plan reads as a diff, a status fits 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from modelserve.plan import Change, Difference, Plan
+from modelserve.show import plan_text, status_table
+
+
+def row(**values: Any) -> dict[str, Any]:
+    url = "http://127.0.0.1:666/extract"
+    return {"name": "Echo", "status": "RUNNING", "replicas": 1, "wanted": 1, "url": url, "message": "", **values}
+
+
+def test_a_plan_reads_as_a_diff() -> None:
+    differences = (
+        Difference("code", "/store/pkg/Echo-1", "/store/pkg/Echo-2", True),
+        Difference("replicas", 1, 3, False),
+        Difference("warmup", None, {"text": "hi"}, False),
+    )
+    plan = Plan(
+        (Change("remove", "Old"), Change("add", "New"), Change("change", "Echo", differences)), ("Same",), (80, 81)
+    )
+    assert plan_text(plan).splitlines() == [
+        "~ port 80 -> 81",
+        "- Old",
+        "+ New",
+        "~ Echo",
+        "    code (new replicas)",
+        "    replicas: 1 -> 3 (in place)",
+        '    warmup: null -> {"text": "hi"} (in place)',
+        "  Same (unchanged)",
+    ]
+
+
+def test_an_empty_plan_says_that_there_is_nothing_to_do() -> None:
+    assert "nothing to do" in plan_text(Plan(unchanged=("Same",)))
+
+
+def test_a_first_port_has_no_port_before() -> None:
+    assert plan_text(Plan(port=(None, 666))) == "~ port 666"
+
+
+def test_a_long_value_is_cut() -> None:
+    change = Change("change", "Echo", (Difference("user_config", None, ["x" * 500], False),))
+    assert all(len(line) <= 100 for line in plan_text(Plan((change,))).splitlines())
+
+
+def test_a_status_has_a_line_for_each_algorithm() -> None:
+    text = status_table([row(), row(name="Other", status="DEPLOYING", replicas=1, wanted=3)])
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert lines["Echo"] == ["RUNNING", "1/1", "http://127.0.0.1:666/extract"]
+    assert lines["Other"] == ["DEPLOYING", "1/3", "http://127.0.0.1:666/extract"]
+
+
+def test_a_status_fits_80_columns() -> None:
+    text = status_table([row(name="A_package_with_a_rather_long_name", status="DEPLOY_FAILED")])
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    assert "http://127.0.0.1:666/extract" in text
+
+
+@pytest.mark.parametrize(("status", "shown"), [("DEPLOY_FAILED", True), ("RUNNING", False)])
+def test_a_message_is_shown_for_what_does_not_run(status: str, shown: bool) -> None:
+    assert ("Echo: no GPU left" in status_table([row(status=status, message="no GPU left")])) is shown
+
+
+def test_a_status_of_nothing_says_so() -> None:
+    assert "nothing is served" in status_table([])
