@@ -92,9 +92,8 @@ def _apply(options: argparse.Namespace) -> None:
 
     applied = _controller(options).apply(options.keep_going)
     if options.json:
-        print(
-            json.dumps({"ok": True, **applied.plan.as_dict(), "release": applied.release, "seconds": applied.seconds})
-        )
+        result = {"changed": applied.changed, "release": applied.release, "seconds": applied.seconds}
+        print(json.dumps({"ok": True, **applied.plan.as_dict(), **result}))
     elif applied.release is None:
         print("nothing to do: what conf.ini says is served")
     else:

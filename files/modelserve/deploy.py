@@ -43,10 +43,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Applied:
-    """What an apply did: the plan it carried out, the release it made (None when nothing changed) and the seconds."""
+    """What an apply did: the plan it carried out, the release it made (None when conf.ini asked for nothing new),
+    whether anything was changed (the gateway's settings, say), and the seconds."""
 
     plan: Plan
     release: int | None
+    changed: bool
     seconds: float
 
 
@@ -109,7 +111,9 @@ class Controller:
         with self._lock():
             plan, wanted = self.plan()
             if not plan:
-                return Applied(plan, None, time.monotonic() - started)
+                self._settle(wanted)
+                reconfigured = self._gateway.configure(wanted.conf.port)
+                return Applied(plan, None, reconfigured, time.monotonic() - started)
             self._materialise(wanted)
             old_port = self._gateway.port()
             self._gateway.configure(
@@ -127,7 +131,7 @@ class Controller:
                 self._wait_for_routes(before, wanted.applications)
             document = serve_config.document(wanted.applications.values(), self._settings.serve_port)
             release = self._releases.record(wanted.conf_text, wanted.conf.port, document)
-        return Applied(plan, release, time.monotonic() - started)
+        return Applied(plan, release, True, time.monotonic() - started)
 
     def status(self) -> list[dict[str, Any]]:
         """What is served: a row per algorithm with ``name``, ``status``, ``route``, ``url``, ``replicas``
@@ -178,12 +182,26 @@ class Controller:
     def _put(self, applications: dict[str, dict[str, Any]]) -> None:
         self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
 
+    def _settle(self, wanted: Wanted) -> None:
+        """Wait until what is served already is healthy: after a restart of the head it may not be yet."""
+        unchanged = [Change("change", name) for name in wanted.applications]
+        failed = self._wait(unchanged, wanted.applications, {}, quiet=True)
+        if failed:
+            raise UserError(
+                "\n".join(f"{name} is served as conf.ini says, but fails: {why}" for name, why in failed.items())
+            )
+        self._wait_for_routes({}, wanted.applications)
+
     def _wait(
-        self, changes: Iterable[Change], wanted: dict[str, dict[str, Any]], earlier: dict[str, Any]
+        self,
+        changes: Iterable[Change],
+        wanted: dict[str, dict[str, Any]],
+        earlier: dict[str, Any],
+        quiet: bool = False,
     ) -> dict[str, str]:
         """Wait until each changed application runs as ``wanted`` or has failed; returns the failures' causes by name.
 
-        ``earlier`` is what Serve's details of the applications were before.
+        ``earlier`` is what Serve's details of the applications were before; ``quiet`` expects them healthy at once.
         """
         waiting = {change.name: change for change in changes if change.action != "remove"}
         failed: dict[str, str] = {}
@@ -204,7 +222,7 @@ class Controller:
                 if outcome.state is Outcome.State.HEALTHY:
                     # Seen twice: a change in place shows in the configuration a moment before it does in the replicas.
                     healthy[name] += 1
-                    if healthy[name] < 2:
+                    if healthy[name] < 2 and not quiet:
                         continue
                 elif outcome.state is Outcome.State.WAITING:
                     self._say_once(said, name, outcome.text)
@@ -212,7 +230,8 @@ class Controller:
                 else:
                     failed[name] = outcome.text
                 del waiting[name]
-                self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
+                if not quiet or name in said:
+                    self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
             if waiting and time.monotonic() > deadline:
                 for name in waiting:
                     text = said.get(name, ("no progress", 0.0))[0]

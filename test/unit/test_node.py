@@ -50,14 +50,14 @@ def test_no_two_of_the_ports_collide() -> None:
 
 
 @pytest.fixture
-def agent(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A site in the place of Ray's agent, whose port is fixed."""
+def raylet(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site that stands for the raylet's health check, whose port is fixed."""
     monkeypatch.setitem(node.PORTS, "dashboard-agent-listen-port", site.port)  # type: ignore[arg-type]
     return site
 
 
 @pytest.mark.parametrize(
-    ("role", "raylet", "gcs", "healthy"),
+    ("role", "raylet_status", "gcs_status", "healthy"),
     [
         ("worker", 200, 503, True),
         ("worker", 503, 200, False),
@@ -67,10 +67,10 @@ def agent(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     ],
 )
 def test_a_node_is_healthy_when_what_runs_on_it_answers(
-    agent: Site, role: str, raylet: int, gcs: int, healthy: bool
+    raylet: Site, role: str, raylet_status: int, gcs_status: int, healthy: bool
 ) -> None:
-    agent.answers = {"/api/local_raylet_healthz": (raylet, b"success"), "/api/gcs_healthz": (gcs, b"success")}
-    settings = Settings(dashboard_url=agent.url)
+    raylet.answers = {"/api/local_raylet_healthz": (raylet_status, b""), "/api/gcs_healthz": (gcs_status, b"")}
+    settings = Settings(dashboard_url=raylet.url)
     if healthy:
         node.health(role, settings)
     else:
