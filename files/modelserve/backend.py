@@ -102,8 +102,14 @@ class AlgoBackend:
             Exception: whatever the inference raises.
         """
         loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._executor, self._model_inference, params)
+        result = await loop.run_in_executor(self._executor, self._guarded, params)
         return {"status": 1, "result": result, "info": f"Result from {HOSTNAME}"}
+
+    def _guarded(self, params: dict[str, Any]) -> Any:
+        try:
+            return self._model_inference(params)
+        except (SystemExit, StopIteration) as error:  # these end a program, or get lost on the way to the event loop
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     async def __call__(self, request: Request) -> Response:
         """Answer an HTTP request: 200, 400 for a body that is no JSON object, 500 for a failed inference."""

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("name", help="the package under algopkg/")
     test.add_argument("--backend", required=True, help="the class in backend.py")
     test.add_argument("--model", default="", help="model files, comma separated")
-    test.add_argument("--params", type=json.loads, default={}, help="the request, as JSON")
+    test.add_argument("--params", type=_json_object, default={}, help="the request, as JSON")
     test.add_argument("--project", type=Path, help="directory that holds algopkg/ and Model_ZOO/")
     models = command("models", _models, "Fetch and verify what Model_ZOO/models.yml describes.")
     models.add_argument("directory", type=Path)
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("action", choices=("head", "worker", "health"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
-    node.add_argument("--options", default="{}", help="options of the node, as JSON")
+    node.add_argument("--options", type=_json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
     gateway.add_argument("action", choices=("run", "health"))
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
@@ -114,12 +114,10 @@ def _check(options: argparse.Namespace) -> None:
 
     root = options.project or Settings.load().home
     shown = "conf.ini" if options.conf in (None, "-") else options.conf
-    file = Path(options.conf or root / "conf.ini")
-    try:
-        text = sys.stdin.read() if options.conf == "-" else file.read_text()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    parsed = conf.parse(text, shown)
+    if options.conf == "-":
+        parsed = conf.parse(sys.stdin.read(), shown)
+    else:
+        parsed, _ = conf.load(Path(options.conf or root / "conf.ini"), shown)
     zoo = root / "Model_ZOO"
     there = {path.name for path in zoo.glob("*") if path.is_file()} | {model.file for model in models.read(zoo)}
     problems = project.check(parsed, root / "algopkg", there, shown)
@@ -167,7 +165,7 @@ def _node(options: argparse.Namespace) -> None:
     if options.action == "health":
         _within(options.wait, lambda: node.health(options.role, Settings.load()))
     else:
-        node.run(options.action, Settings.load(), **node.parse_node_options(options.options))
+        node.run(options.action, Settings.load(), **options.options)
 
 
 def _gateway(options: argparse.Namespace) -> None:
@@ -179,7 +177,20 @@ def _gateway(options: argparse.Namespace) -> None:
     if options.action == "health":
         _within(options.wait, gateway.health)
     else:
-        gateway.run(gateway.port() or conf.parse(settings.conf_file.read_text(), str(settings.conf_file)).port)
+        port = gateway.port()
+        if port is None:
+            port = conf.load(settings.conf_file)[0].port
+        gateway.run(port)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
 
 
 def _within(seconds: float, check: Callable[[], None]) -> None:

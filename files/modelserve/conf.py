@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -37,8 +38,12 @@ class Section(BaseModel):
     backend: str = Field(description="The class in `algopkg/<Name>/backend.py`.")
     model: tuple[str, ...] = Field((), description="File names in `Model_ZOO`, comma separated; may be empty.")
     replicas: int = Field(1, ge=1, le=1000, description="Replicas running in parallel.")
-    gpu_cost: float = Field(0, ge=0, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs.")
-    cpu_cost: float = Field(0, ge=0, description="CPU cores reserved per replica; 0 reserves none.")
+    gpu_cost: float = Field(
+        0, ge=0, allow_inf_nan=False, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs."
+    )
+    cpu_cost: float = Field(
+        0, ge=0, allow_inf_nan=False, description="CPU cores reserved per replica; 0 reserves none."
+    )
     route: str = Field(description="Answers at `http://<head>:<port>/<route>`.")
     method: tuple[str, ...] = Field(
         ("GET",), description="HTTP methods, comma separated; parameters are the JSON body."
@@ -59,9 +64,11 @@ class Section(BaseModel):
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value)
+            return json.loads(value, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
         except ValueError as error:
-            raise ValueError(f"is not JSON: {error}") from None
+            raise ValueError(f"is not JSON: {error} (a blank and '#' or ';' begin a comment)") from None
 
     @field_validator("backend")
     @classmethod
@@ -91,7 +98,7 @@ class Section(BaseModel):
     @classmethod
     def _path(cls, value: str) -> str:
         route = value.strip("/")
-        if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", route) or ".." in route.split("/"):
+        if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", route) or {".", ".."} & set(route.split("/")):
             raise ValueError(f"'{value}' is not a path of letters, digits, '.', '_', '~', '-' and '/'")
         if route.split("/")[0] in RESERVED_ROUTES:
             raise ValueError(f"'{route.split('/')[0]}' is answered by the server itself")
@@ -102,7 +109,9 @@ class Section(BaseModel):
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         methods = tuple(sorted({method.upper() for method in value}))
         unknown = [method for method in methods if method not in METHODS]
-        if unknown or not methods:
+        if not methods:
+            raise ValueError("names no method; leave the key out for GET")
+        if unknown:
             raise ValueError(f"'{', '.join(unknown)}' is not one of {', '.join(METHODS)}")
         return methods
 
@@ -121,6 +130,29 @@ class Conf(BaseModel):
     sections: tuple[Section, ...]
 
 
+def load(path: Path, file: str | None = None) -> tuple[Conf, str]:
+    """Read a conf.ini from disk.
+
+    Args:
+        path: where it lies.
+        file: its name in messages; None takes the path.
+
+    Returns:
+        The checked configuration, and the text.
+
+    Raises:
+        UserError: it cannot be read, or has problems.
+    """
+    shown = file or str(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
+    except OSError as error:
+        raise UserError(Problem(f"cannot be read: {error.strerror}", "", str(path))) from None
+    except UnicodeDecodeError as error:
+        raise UserError(Problem(f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8", shown)) from None
+    return parse(text, shown), text
+
+
 def parse(text: str, file: str = "conf.ini") -> Conf:
     """Read a conf.ini.
 
@@ -135,13 +167,13 @@ def parse(text: str, file: str = "conf.ini") -> Conf:
         UserError: with every problem found, each naming file, section and key.
     """
     parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=",), default_section="\0none"
+        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=", ":"), default_section="\0none"
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign] # keys are case-sensitive, as in the original
     try:
         parser.read_string(text, source=file)
     except configparser.Error as error:
-        raise UserError(_syntax_problem(error, file)) from None
+        raise UserError(_syntax_problem(error, text, file)) from None
 
     problems: list[Problem] = []
     server = Server()
@@ -204,7 +236,7 @@ def _value_problem(detail: Any, value: str, at: Problem) -> Problem:
     return Problem(message, fix, at.file, at.section, at.key)
 
 
-def _syntax_problem(error: configparser.Error, file: str) -> Problem:
+def _syntax_problem(error: configparser.Error, text: str, file: str) -> Problem:
     if isinstance(error, configparser.DuplicateSectionError):
         return Problem(f"appears twice (again in line {error.lineno})", "Remove one", file, str(error.section))
     if isinstance(error, configparser.DuplicateOptionError):
@@ -216,8 +248,9 @@ def _syntax_problem(error: configparser.Error, file: str) -> Problem:
             file,
         )
     if isinstance(error, configparser.ParsingError):
-        line, content = error.errors[0]
-        return Problem(f"line {line} is not 'key = value': {content.strip(chr(39))}", "Correct or comment it out", file)
+        number = error.errors[0][0]
+        line = text.split("\n")[number - 1].strip()
+        return Problem(f"line {number} is not 'key = value': {line!r}", "Correct or comment it out", file)
     return Problem(str(error), "", file)
 
 
@@ -230,6 +263,10 @@ def _unknown_section(title: str, file: str) -> Problem:
     else:
         fix = f"Sections are [{SERVER_SECTION}] and [algopkg.<Name>]"
     return Problem("unknown section", fix, file, title)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _duplicate_routes(sections: Iterable[Section], file: str) -> list[Problem]:

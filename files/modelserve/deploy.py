@@ -73,11 +73,9 @@ class Controller:
             UserError: with every problem found.
         """
         file = self._settings.conf_file
-        try:
-            text = file.read_text()
-        except FileNotFoundError:
-            raise UserError(f"{file} is missing", "Run site.yml or playbooks/deploy.yml to put it there") from None
-        parsed = conf.parse(text, str(file))
+        if not file.exists():
+            raise UserError(f"{file} is missing", "Run site.yml or playbooks/deploy.yml to put it there")
+        parsed, text = conf.load(file)
         models = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
         problems = project.check(parsed, self._settings.algopkg, models, str(file))
         if problems:
@@ -146,7 +144,7 @@ class Controller:
                     "name": name,
                     "status": details["status"],
                     "route": details.get("route_prefix") or "",
-                    "url": f"http://{self._settings.gateway_bind[0]}:{self._gateway.port()}{details.get('route_prefix')}",
+                    "url": f"{self._gateway.url()}{details.get('route_prefix') or ''}",
                     "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),
                     "wanted": deployment.get("num_replicas", 1),
                     "gpu_cost": (deployment.get("ray_actor_options") or {}).get("num_gpus", 0),
@@ -288,8 +286,10 @@ class Controller:
             holder = {"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
             stream.write(json.dumps(holder))
             stream.flush()
-            yield
-            stream.truncate(0)
+            try:
+                yield
+            finally:
+                stream.truncate(0)
 
 
 def _configurations(applications: dict[str, Any]) -> dict[str, dict[str, Any]]:

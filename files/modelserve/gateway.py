@@ -37,6 +37,12 @@ class Gateway:
             return None
         return next((int(line.rsplit(":", 1)[1]) for line in lines if line.strip().startswith("bind ")), None)
 
+    def url(self) -> str:
+        """Where the gateway answers, as seen from its own host; ``http://127.0.0.1:666``, say."""
+        address = self._settings.gateway_bind[0]
+        address = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
+        return f"http://{f'[{address}]' if ':' in address else address}:{self.port()}"
+
     def configure(self, port: int) -> bool:
         """Write the configuration and have a running gateway load it; no connection is lost.
 
@@ -57,7 +63,9 @@ class Gateway:
         try:
             self._reload()
         except UserError:
-            if old is not None:
+            if old is None:
+                self._config.unlink()
+            else:
                 write_atomically(self._config, old)
             raise
         return True
@@ -76,7 +84,9 @@ class Gateway:
         Raises:
             UserError: it does not.
         """
-        url = f"http://{self._settings.gateway_bind[0].replace('0.0.0.0', '127.0.0.1')}:{self.port()}{HEALTH_PATH}"
+        if self.port() is None:
+            raise UserError("the gateway has no configuration yet", "Apply conf.ini")
+        url = self.url() + HEALTH_PATH
         try:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             opener.open(url, timeout=5).close()

@@ -11,12 +11,14 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +36,7 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = Field(pattern=r"^[^/]+$")
+    file: str = Field(pattern=r"^[^/]*[^/.][^/]*$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     wheel: str = ""
     member: str = ""
@@ -75,6 +77,9 @@ def read(directory: Path) -> list[Model]:
             for detail in error.errors():
                 key = ".".join(map(str, detail["loc"]))
                 problems.append(Problem(detail["msg"].removeprefix("Value error, "), "", shown, str(name), key))
+    for name, count in Counter(model.file for model in models).items():
+        if count > 1:
+            problems.append(Problem("is described twice", "Remove one", shown, name))
     if problems:
         raise UserError(problems)
     return models
@@ -89,6 +94,8 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
     Raises:
         UserError: a file cannot be had, or is not the one described; nothing wrong is left in its place.
     """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory")
     fetched = []
     for model in read(directory):
         target = directory / model.file
@@ -99,7 +106,7 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
             got = Path(work) / model.file
             try:
                 _fetch_one(model, got, directory)
-            except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:
+            except (OSError, KeyError, ValueError, http.client.HTTPException, subprocess.CalledProcessError) as error:
                 raise UserError(_problem(model, f"cannot be fetched: {_reason(error)}")) from error
             actual = hashing.of_file(got)
             if actual != model.sha256:
@@ -117,8 +124,8 @@ def _problem(model: Model, message: str, fix: str = "Check the source and the ne
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
-        return str((lines or [error])[-1])
+        lines = error.stderr.strip().splitlines()
+        return str(([line for line in lines if line.startswith("ERROR")] or lines or [error])[-1])
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 

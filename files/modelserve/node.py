@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import urllib.error
@@ -100,9 +99,3 @@ def _remove_old_sessions(directory: Path) -> None:
     sessions = sorted(directory.glob("session_2*"), key=lambda path: path.stat().st_mtime)
     for session in sessions[:-KEPT_SESSIONS]:
         shutil.rmtree(session, ignore_errors=True)
-
-
-def parse_node_options(text: str) -> dict[str, Any]:
-    """The options of :func:`start_command` from a JSON object."""
-    options: dict[str, Any] = json.loads(text)
-    return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Apps = Mapping[str, dict[str, Any]]
@@ -15,6 +15,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "args.models": ("model", True),
     "args.methods": ("method", True),
     "args.name": ("name", True),
+    "args.configured": ("user_config", True),
     "runtime_env": ("environment", True),
     "route_prefix": ("route", False),
     "deployments.num_replicas": ("replicas", False),
@@ -111,7 +112,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     for place in after:  # what only Serve has are its own defaults
         if place != _IDENTITY and before.get(place) != after[place]:
             what, new_replicas = _meaning(place)
-            found.setdefault(what, Difference(what, before.get(place), after[place], new_replicas))
+            earlier = found.get(what)
+            if earlier is None:
+                found[what] = Difference(what, before.get(place), after[place], new_replicas)
+            else:
+                found[what] = replace(earlier, new_replicas=earlier.new_replicas or new_replicas)
     return list(found.values())
 
 

@@ -51,7 +51,7 @@ def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
             Problem(f"algopkg/{section.name}/backend.py is missing", "The file's name is fixed: create it", file, title)
         ]
     try:
-        names = _top_level_names(source.read_text(encoding="utf-8"))
+        names = _top_level_names(source.read_bytes())
     except (SyntaxError, ValueError) as error:
         line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
         text = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -65,10 +65,14 @@ def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
     return [Problem(message, fix, file, title, "backend")]
 
 
-def _top_level_names(source: str) -> dict[str, bool]:
+def _top_level_names(source: bytes) -> dict[str, bool]:
     """Names a module defines, and whether each is written as a class; ``*`` when it imports everything of another."""
     names: dict[str, bool] = {}
-    for node in ast.walk(ast.parse(source)):
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)  # under "if" and "try" too, but not inside classes and functions
         if isinstance(node, ast.ClassDef):
             names[node.name] = True
         elif isinstance(node, ast.Import | ast.ImportFrom):

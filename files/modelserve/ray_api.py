@@ -26,7 +26,10 @@ class RayAPI:
 
     def serve_details(self) -> dict[str, Any]:
         """What Serve runs: a ``ServeInstanceDetails`` document, with ``applications`` by name."""
-        details: dict[str, Any] = json.loads(self._request("GET", "/api/serve/applications/"))
+        try:
+            details: dict[str, Any] = json.loads(self._request("GET", "/api/serve/applications/"))
+        except ValueError:
+            raise UserError(f"what answers at {self._url} is not Ray", "Stop the program that has its port") from None
         return details
 
     def put_applications(self, config: dict[str, Any]) -> None:
@@ -46,12 +49,6 @@ class RayAPI:
         except OSError:
             return False
         return True
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """The cluster's nodes, alive and dead, as Ray's state API tells them."""
-        document = json.loads(self._request("GET", "/api/v0/nodes?detail=true"))
-        rows: list[dict[str, Any]] = document["data"]["result"]["result"]
-        return rows
 
     def _request(self, method: str, path: str, body: Any = None) -> bytes:
         headers = {"Content-Type": "application/json"}

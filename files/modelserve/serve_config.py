@@ -33,6 +33,7 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
         "backend": section.backend,
         "models": [str(model) for model in models],
         "methods": list(section.method),
+        "configured": section.user_config is not None,
     }
     resources = {"num_cpus": section.cpu_cost, "num_gpus": section.gpu_cost}
     return {

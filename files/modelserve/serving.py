@@ -29,6 +29,7 @@ class AppArgs(BaseModel):
         backend: the class in its ``backend.py``.
         models: paths of the model files.
         methods: HTTP methods answered.
+        configured: whether the section has a ``user_config``; taking it away needs replicas that never had one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,6 +39,7 @@ class AppArgs(BaseModel):
     backend: str
     models: list[str] = []
     methods: list[str] = ["GET"]
+    configured: bool = False
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -113,14 +115,15 @@ class OwnLoop:
     Such a class infers inside its coroutine; on the replica's loop that would stop health checks and queueing.
     """
 
-    def __init__(self, backend: Callable[[Request], Awaitable[Any]]) -> None:
+    def __init__(self, backend: Callable[[Request], Awaitable[Any]], method: str) -> None:
         self._backend = backend
+        self._method = method
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="inference", daemon=True).start()
 
     async def infer(self, params: dict[str, Any]) -> Any:
         """Answer one request given as its parameters, with whatever the class returns or raises."""
-        return await self._run(json_request(params))
+        return await self._run(json_request(params, self._method))
 
     async def __call__(self, request: Request) -> Response:
         await request.body()  # read here, kept by the request: its stream belongs to this loop
@@ -149,7 +152,7 @@ class Backend:
     def __init__(self, args: AppArgs) -> None:
         self.instance = load_class(args.name, args.package, args.backend)(model_path(args.models))
         self.answer: AlgoBackend | OwnLoop = (
-            self.instance if isinstance(self.instance, AlgoBackend) else OwnLoop(self.instance)
+            self.instance if isinstance(self.instance, AlgoBackend) else OwnLoop(self.instance, args.methods[0])
         )
 
     async def warm_up(self, params: dict[str, Any]) -> dict[str, Any]:

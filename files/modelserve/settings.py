@@ -53,7 +53,7 @@ class Settings(BaseModel):
         try:
             values = json.loads(file.read_text()) if file.exists() else {}
             return cls.model_validate({**values, "home": root})
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, TypeError) as error:
             message = " ".join(str(error).split())
             raise UserError(Problem(message, "Run site.yml to write it anew", str(file))) from None
 

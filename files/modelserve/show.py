@@ -8,7 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from modelserve.plan import Difference, Plan
 
@@ -45,7 +45,8 @@ def status_table(rows: list[dict[str, Any]]) -> str:
     """The rows of :meth:`modelserve.deploy.Controller.status` as a table."""
     if not rows:
         return "nothing is served: conf.ini has no section, or was not applied yet"
-    table = Table("algorithm", "status", "replicas", "url", box=box.SIMPLE_HEAD)
+    url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # to be copied: never cut
+    table = Table("algorithm", "status", "replicas", url, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", row["url"])
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80)

@@ -49,4 +49,4 @@ def _ask(url: str, method: str, params: dict[str, Any]) -> tuple[bool, str]:
     except (OSError, ValueError) as error:
         return False, f"{asked} got no answer: {getattr(error, 'reason', error)}"
     text = json.dumps(answer)
-    return answer.get("status") == 1, f"{asked} -> {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"
+    return answer.get("status") != 0, f"{asked} -> {text if len(text) <= SHOWN else text[:SHOWN] + '...'}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,12 +50,14 @@ class Store:
         """Put a model file into the store, as a hard link where the disk allows; returns its path."""
         target = self.model_path(source)
         if not self._holds(target):
-            with self._made_aside(target.parent) as aside:
-                aside.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(source, aside / source.name)
-                except OSError:
-                    shutil.copy2(source, aside / source.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = target.with_name(f".{target.name}.{os.getpid()}")
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(source.resolve(), aside)
+            except OSError:
+                shutil.copy2(source, aside)
+            aside.rename(target)
         return target
 
     def env_path(self, name: str, identity: str) -> Path:
@@ -77,7 +80,7 @@ class Store:
             return False
         if self._sha256(model) == model.parent.name:
             return True
-        shutil.rmtree(model.parent)
+        model.unlink()
         return False
 
     def _sha256(self, path: Path) -> str:
@@ -111,9 +114,14 @@ class Store:
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace a file's content so that a reader sees the old or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(text)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise

@@ -42,10 +42,10 @@ def try_package(
         UserError: the package, class or a model is missing, or the environment cannot be built.
     """
     root = root or settings.home
-    section = conf.Section(name=name, backend=backend, model=tuple(models), route=name)
+    text = f"[MODEL SERVE]\n[algopkg.{name}]\nbackend = {backend}\nmodel = {','.join(models)}\nroute = test\n"
     zoo = root / "Model_ZOO"
     there = [path.name for path in zoo.glob("*")]
-    problems = project.check(conf.Conf(port=1, sections=(section,)), root / "algopkg", there, "the test")
+    problems = project.check(conf.parse(text, "the test"), root / "algopkg", there, "the test")
     if problems:
         raise UserError(problems)
     package = root / "algopkg" / name
@@ -53,7 +53,6 @@ def try_package(
     environment = environments.of_package(name, package)
     environments.build(environment, progress)
     python = environment.path / "bin" / "python"
-    # The constructor's string is one directory and names in it; here the files lie in Model_ZOO itself.
     app = {"name": name, "package": str(package), "backend": backend, "models": [str(zoo / m) for m in models]}
     question = json.dumps({"app": app, "params": params})
     run = subprocess.run([str(python), "-m", "modelserve.trial", question], stdout=subprocess.PIPE, text=True)

@@ -23,7 +23,7 @@ def app(
     env: str = "/store/env/Echo-1",
     **keys: Any,
 ) -> dict[str, Any]:
-    section = Section(**{"name": "Echo", "backend": "Echo", "route": "echo", **keys})
+    section = Section(**{"name": "Echo", "backend": "Echo", "route": "echo", "user_config": 1, **keys})
     return application(section, Path(package), map(Path, models), Path(env))
 
 
@@ -67,6 +67,7 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
         ({"route": "other"}, "route", False),
         ({"replicas": 2}, "replicas", False),
         ({"user_config": {"top": 3}}, "user_config", False),
+        ({"user_config": None}, "user_config", True),
         ({"warmup": {"text": "hello"}}, "warmup", False),
     ],
 )

@@ -13,7 +13,7 @@ from modelserve.serving import AppArgs
 
 
 def app(package: str = "/pkg/1", models: tuple[str, ...] = (), env: str = "/env/1", **keys: Any) -> dict[str, Any]:
-    section = Section(**{"name": "Echo", "backend": "Echo", "route": "a/b", **keys})
+    section = Section(**{"name": "Echo", "backend": "Echo", "route": "a/b", "user_config": 2, **keys})
     return application(section, Path(package), map(Path, models), Path(env))
 
 
@@ -49,6 +49,7 @@ def test_the_replica_understands_its_arguments() -> None:
         ({"replicas": 2}, False),
         ({"route": "other"}, False),
         ({"user_config": 1}, False),
+        ({"user_config": None}, True),
         ({"warmup": {}}, False),
     ],
 )
