@@ -1,0 +1,37 @@
+"""The last word: stop and reset remove what modelserve made, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from conftest import HEAD, HOME, Cluster, run
+
+FOREIGN = "foreign_to_modelserve"
+
+
+@pytest.fixture
+def foreign() -> Iterator[str]:
+    """A container of somebody else's."""
+    image = run("docker", "inspect", "--format", "{{.Config.Image}}", HEAD).stdout.strip()
+    run("docker", "tag", image, f"{FOREIGN}:1")
+    run("docker", "run", "--detach", "--name", FOREIGN, "--entrypoint", "sleep", f"{FOREIGN}:1", "600")
+    yield FOREIGN
+    run("docker", "rm", "--force", FOREIGN)
+    run("docker", "rmi", f"{FOREIGN}:1", check=False)
+
+
+def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str) -> None:
+    names = ["docker", "ps", "--all", "--format", "{{.Names}}"]
+    cluster.playbook("playbooks/stop.yml")
+    left = run(*names).stdout.split()
+    assert foreign in left and HEAD not in left and "modelserve_gateway" not in left
+    assert (HOME / "store").is_dir() and (HOME / "secrets/ray_token").exists()
+
+    cluster.playbook("site.yml")
+    assert cluster.ask("extract", {"text": "good"})[0] == 200
+
+    cluster.playbook("playbooks/reset.yml")
+    left = run(*names).stdout.split()
+    assert foreign in left and HEAD not in left
+    assert not HOME.exists()
