@@ -256,16 +256,17 @@ def _without_comments(file: Path) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.replace("error:", "").replace("×", "").replace("╰─▶", "").split())[:700]
+    return " ".join(text.replace("error:", "").replace("×", "").replace("╰─▶", "").split()).rstrip(".")[:700]
 
 
 def _resolution_problem(name: str, stderr: str, pins: dict[str, str]) -> Problem:
     file = f"algopkg/{name}/requirements.txt"
     text = _one_line(stderr)
     for package in CLUSTER_PACKAGES:
-        other = re.search(rf"you require {package}(?:\[[\w,]*\])?([=<>!~]=?[^\s,]+)", text)
-        if other and other[1] != f"=={pins[package]}":
-            message = f"asks for {package}{other[1]}, but the cluster runs {package} {pins[package]}"
+        asked = re.findall(rf"\b{package}(?:\[[\w,]*\])?([=<>!~]=?[\w.*]+)", text)
+        other = next((version for version in asked if version != f"=={pins[package]}"), None)
+        if other:
+            message = f"asks for {package}{other}, but the cluster runs {package} {pins[package]}"
             return Problem(message, f"Remove the line, or write {package}=={pins[package]}", file)
     return Problem(f"cannot be met: {text}", "Change the versions so that they agree", file)
 

@@ -39,8 +39,7 @@ class Gateway:
 
     def url(self) -> str:
         """Where the gateway answers, as seen from its own host; ``http://127.0.0.1:666``, say."""
-        address = self._settings.gateway_bind[0]
-        address = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
+        address = _reachable(self._settings.gateway_bind[0])
         return f"http://{f'[{address}]' if ':' in address else address}:{self.port()}"
 
     def configure(self, port: int) -> bool:
@@ -55,6 +54,7 @@ class Gateway:
         Raises:
             UserError: HAProxy refuses it; the old configuration is put back, and never stopped working.
         """
+        self._refuse_taken(port)
         text = render(port, self._settings.gateway_bind, self._settings.gateway_servers)
         old = self._config.read_text() if self._config.exists() else None
         if text == old:
@@ -95,6 +95,18 @@ class Gateway:
         except OSError as error:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
 
+    def _refuse_taken(self, port: int) -> None:
+        # HAProxy would find out by pausing the old listener while it tries: connections would be lost.
+        if self.port() in (None, port):  # nothing listens yet, or it is ours
+            return
+        for address in self._settings.gateway_bind:
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                if probe.connect_ex((_reachable(address), port)) == 0:
+                    raise UserError(
+                        f"port {port} is taken: another program on the gateway's host listens on it",
+                        "Stop that program, or choose a port that is free; the old one goes on answering",
+                    )
+
     def _reload(self) -> None:
         # The master's "reload" answers when the new process has started or was refused (HAProxy 2.7+).
         try:
@@ -111,6 +123,11 @@ class Gateway:
                 f"the gateway refuses its new configuration: {' '.join(reason)[:500]}",
                 "Choose a port that is free on this host; the old one goes on answering",
             )
+
+
+def _reachable(address: str) -> str:
+    """An address that reaches a listener on ``address`` from its own host."""
+    return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
 def render(port: int, bind: Sequence[str], servers: Sequence[str]) -> str:

@@ -46,7 +46,10 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     settled = {replica["state"] for replica in replicas} <= {"RUNNING", "STOPPING", "STOPPED"}
     old = {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"} & before
     text = f"{len(current)} of {target} replicas running"
-    healthy = settled and len(current) == target and not old
+    # While old replicas drain, the deployment's own status says nothing of the new ones.
+    draining = any(replica["state"] == "STOPPING" for replica in replicas)
+    updated = draining or all(deployment["status"] == "HEALTHY" for deployment in deployments)
+    healthy = settled and updated and len(current) == target and not old
     return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text)
 
 

@@ -20,7 +20,11 @@ def app(package: str = "/pkg/2", replicas: int = 2, route: str = "echo") -> dict
 
 
 def details(
-    config: dict[str, Any], replicas: dict[str, str], status: str = "RUNNING", message: str = ""
+    config: dict[str, Any],
+    replicas: dict[str, str],
+    status: str = "RUNNING",
+    message: str = "",
+    deployment: str = "HEALTHY",
 ) -> dict[str, Any]:
     """Serve's details of an application that runs ``config``: its replicas' states by id."""
     return {
@@ -29,6 +33,7 @@ def details(
         "route_prefix": config["route_prefix"],
         "deployments": {
             "Echo": {
+                "status": deployment,
                 "message": "",
                 "deployment_config": {"user_config": copy.deepcopy(config["deployments"][0]["user_config"])},
                 "replicas": [{"replica_id": name, "state": state} for name, state in replicas.items()],
@@ -56,6 +61,13 @@ def details(
 )
 def test_the_replicas_decide(replicas: dict[str, str], before: set[str], state: Outcome.State) -> None:
     assert outcome_of(details(app(), replicas), app(), before).state is state
+
+
+def test_a_change_in_place_is_waited_for_unless_old_replicas_drain() -> None:
+    running = {"a": "RUNNING", "b": "RUNNING"}
+    assert outcome_of(details(app(), running, deployment="UPDATING"), app(), set()).state is WAITING
+    draining = {**running, "old": "STOPPING"}
+    assert outcome_of(details(app(), draining, deployment="UPDATING"), app(), {"old"}).state is HEALTHY
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Cluster:
         except urllib.error.HTTPError as error:
             text = error.read().decode()
             return error.code, json.loads(text) if text.startswith("{") else text
-        except urllib.error.URLError:
+        except OSError:  # refused, reset, timed out
             return 0, None
 
     def head(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -58,8 +58,11 @@ class Cluster:
         return run("docker", "exec", HEAD, *command, check=check)
 
     def playbook(self, name: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one of the project's playbooks on the inventory under test."""
-        return run("ansible-playbook", "-i", INVENTORY, str(SOURCE / name), *options, check=check)
+        """Run one of the project's playbooks on the inventory under test; all it printed is in ``stdout``."""
+        environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+        result = run("ansible-playbook", "-i", INVENTORY, str(SOURCE / name), *options, check=check, env=environment)
+        result.stdout = " ".join((result.stdout + result.stderr).split())  # long messages are folded
+        return result
 
     def apply(self, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Put the project on the head and apply it, as the deploy playbook does but without Ansible."""

@@ -127,7 +127,7 @@ def test_a_port_that_is_taken_changes_nothing(cluster: Cluster, project: Path) -
         other.listen()
         cluster.edit("conf.ini", "^port = 6660", "port = 6663")
         cluster.edit("algopkg/AlgoExample/backend.py", r'"score": sum\(known.values\(\)\)', '"score": 42')
-        broken(cluster, "Address already in use", "Choose a port that is free")
+        broken(cluster, "port 6663 is taken", "choose a port that is free")
 
 
 def test_an_interrupted_build_leaves_nothing_that_looks_complete(cluster: Cluster, project: Path) -> None:
