@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Writes the tables of docs/conf.md from the model that checks conf.ini: PYTHONPATH=files python scripts/conf_reference.py"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from modelserve.conf import Section, Server
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "conf.md"
+
+
+def default_of(field: FieldInfo) -> str:
+    """A field's default as one writes it in conf.ini."""
+    if field.is_required():
+        return "required"
+    value = field.default
+    if value is None or value == ():
+        return "empty"
+    return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
+
+
+def table(model: type[BaseModel]) -> str:
+    """A model's fields as a Markdown table."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if not field.exclude:
+            rows.append(f"| `{name}` | {default_of(field)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def render(page: str) -> str:
+    """The page with its tables as the model has them now."""
+    for name, model in (("server", Server), ("section", Section)):
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        page = re.sub(pattern, lambda found, model=model: found[1] + table(model) + found[2], page, flags=re.S)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text()))
