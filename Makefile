@@ -49,7 +49,7 @@ unit: venv-dev
 test: check molecule ## All tests, real one-machine runs included
 
 molecule: venv-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default -s bookworm
 
 bench: venv-dev ## Measure: requests per second beside stock Ray Serve, times of set-up and change
 	$(BIN)/python bench/run.py

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the tables of docs/conf.md from the model that checks conf.ini: PYTHONPATH=files python scripts/conf_reference.py"""
+"""Writes the tables of docs/conf.md from the model that checks conf.ini; run it with PYTHONPATH=files."""
 
 from __future__ import annotations
 

@@ -30,5 +30,6 @@ fi
 index=$(.venv/bin/pip config get :env:.index-url 2>/dev/null || .venv/bin/pip config get global.index-url 2>/dev/null || true)
 UV_DEFAULT_INDEX=${index:-${UV_DEFAULT_INDEX:-}}
 if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
+export UV_SYSTEM_CERTS=1 # certificates the site added to the system's count
 .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes "$lock"
 sha256sum <"$lock" >"$mark"

@@ -15,5 +15,4 @@ if [ -n "$missing" ]; then
     apt-get install -q -y --no-install-recommends $missing
     rm -rf /var/lib/apt/lists/*
 fi
-rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub # a host key belongs to a host, not to an image
 update-ca-certificates

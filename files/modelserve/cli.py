@@ -169,18 +169,13 @@ def _node(options: argparse.Namespace) -> None:
 
 
 def _gateway(options: argparse.Namespace) -> None:
-    from modelserve import conf
     from modelserve.gateway import Gateway
 
-    settings = Settings.load()
-    gateway = Gateway(settings)
+    gateway = Gateway(Settings.load())
     if options.action == "health":
         _within(options.wait, gateway.health)
     else:
-        port = gateway.port()
-        if port is None:
-            port = conf.load(settings.conf_file)[0].port
-        gateway.run(port)
+        gateway.run()
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -31,16 +31,12 @@ class Gateway:
 
     def port(self) -> int | None:
         """The port the present configuration listens on; None where there is no configuration."""
-        try:
-            lines = self._config.read_text().splitlines()
-        except FileNotFoundError:
-            return None
-        return next((int(line.rsplit(":", 1)[1]) for line in lines if line.strip().startswith("bind ")), None)
+        return self._listener()[1]
 
     def url(self) -> str:
         """Where the gateway answers, as seen from its own host; ``http://127.0.0.1:666``, say."""
-        address = _reachable(self._settings.gateway_bind[0])
-        return f"http://{f'[{address}]' if ':' in address else address}:{self.port()}"
+        address, port = self._listener()
+        return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
     def configure(self, port: int) -> bool:
         """Write the configuration and have a running gateway load it; no connection is lost.
@@ -70,10 +66,13 @@ class Gateway:
             raise
         return True
 
-    def run(self, port: int) -> None:
-        """Become HAProxy, with a configuration for ``port``."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._config, render(port, self._settings.gateway_bind, self._settings.gateway_servers))
+    def run(self) -> None:
+        """Become HAProxy, with the configuration that the last apply wrote.
+
+        Raises:
+            UserError: there is none yet.
+        """
+        self._require_configuration()
         self._socket.unlink(missing_ok=True)
         sys.stdout.flush()
         os.execvp("haproxy", ["haproxy", "-W", "-db", "-S", f"{self._socket},mode,600", "-f", str(self._config)])
@@ -84,8 +83,7 @@ class Gateway:
         Raises:
             UserError: it does not.
         """
-        if self.port() is None:
-            raise UserError("the gateway has no configuration yet", "Apply conf.ini")
+        self._require_configuration()
         url = self.url() + HEALTH_PATH
         try:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -94,6 +92,20 @@ class Gateway:
             raise UserError(f"the gateway answers {error.code}: it reaches no Serve ingress") from None
         except OSError as error:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
+
+    def _require_configuration(self) -> None:
+        if self.port() is None:
+            raise UserError("the gateway has no configuration yet", "Apply conf.ini")
+
+    def _listener(self) -> tuple[str, int | None]:
+        """An address that reaches the present configuration's listener from its own host, and the port."""
+        try:
+            lines = self._config.read_text().splitlines()
+        except FileNotFoundError:
+            return "127.0.0.1", None
+        binds = [line.split()[1].rpartition(":") for line in lines if line.strip().startswith("bind ")]
+        address, _, port = binds[0]
+        return _reachable(address), int(port)
 
     def _refuse_taken(self, port: int) -> None:
         # HAProxy would find out by pausing the old listener while it tries: connections would be lost.
