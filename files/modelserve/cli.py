@@ -106,7 +106,7 @@ def _status(options: argparse.Namespace) -> int:
 
     rows = _controller(options).status()
     print(json.dumps({"ok": True, "algorithms": rows}) if options.json else status_table(rows))
-    return 0 if all(row["status"] == "RUNNING" for row in rows) else FAILED
+    return 0 if all(row["status"] in ("RUNNING", "STOPPING") for row in rows) else FAILED
 
 
 def _check(options: argparse.Namespace) -> None:

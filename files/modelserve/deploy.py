@@ -18,7 +18,7 @@ from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway
-from modelserve.health import Outcome, aims_at, outcome_of, replica_ids
+from modelserve.health import Outcome, aims_at, outcome_of, replica_ids, status_of
 from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases
@@ -142,7 +142,7 @@ class Controller:
             rows.append(
                 {
                     "name": name,
-                    "status": details["status"],
+                    "status": status_of(details),
                     "route": details.get("route_prefix") or "",
                     "url": f"{self._gateway.url()}{details.get('route_prefix') or ''}",
                     "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),

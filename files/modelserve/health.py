@@ -66,6 +66,21 @@ def aims_at(details: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     return [deployment["deployment_config"].get("user_config") for deployment in deployments] == [expected]
 
 
+def status_of(details: dict[str, Any]) -> str:
+    """An application's status as users mean it: ``RUNNING`` while replaced replicas still drain, ``STOPPING`` when it
+    was taken out of conf.ini, else Serve's own word."""
+    wanted = details.get("deployed_app_config")
+    if details["status"] == "DELETING":
+        return "STOPPING"
+    if (
+        details["status"] == "DEPLOYING"
+        and wanted
+        and outcome_of(details, wanted, set()).state is Outcome.State.HEALTHY
+    ):
+        return "RUNNING"
+    return str(details["status"])
+
+
 def cause(message: str) -> str:
     """The line of a Serve message that says why: the exception a traceback ends with."""
     lines = [line.rstrip() for line in message.replace("\\n", "\n").splitlines() if line.strip()]

@@ -157,7 +157,7 @@ def test_a_head_that_does_not_answer_is_an_error_line(
     assert "does not answer" in line
 
 
-@pytest.mark.parametrize(("status", "code"), [("RUNNING", 0), ("DEPLOYING", 1), ("DEPLOY_FAILED", 1)])
+@pytest.mark.parametrize(("status", "code"), [("RUNNING", 0), ("UNHEALTHY", 1), ("DEPLOY_FAILED", 1)])
 def test_the_status_is_also_the_exit_code(
     home: Path, site: Site, capsys: pytest.CaptureFixture[str], status: str, code: int
 ) -> None:

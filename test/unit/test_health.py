@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from modelserve.conf import Section
-from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids
+from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids, status_of
 from modelserve.serve_config import application
 
 WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
@@ -127,3 +127,17 @@ def test_the_configuration_is_aimed_at_when_serve_shows_its_identity() -> None:
 def test_replica_ids_are_those_of_every_state() -> None:
     assert replica_ids(details(app(), {"a": "RUNNING", "b": "STOPPING"})) == {"a", "b"}
     assert replica_ids(None) == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "shown"),
+    [
+        ("RUNNING", {"a": "RUNNING", "b": "RUNNING"}, "RUNNING"),
+        ("DEPLOYING", {"a": "RUNNING", "b": "RUNNING", "old": "STOPPING"}, "RUNNING"),
+        ("DEPLOYING", {"a": "RUNNING", "b": "STARTING"}, "DEPLOYING"),
+        ("DELETING", {"a": "STOPPING"}, "STOPPING"),
+        ("DEPLOY_FAILED", {}, "DEPLOY_FAILED"),
+    ],
+)
+def test_what_drains_does_not_hide_what_runs(status: str, replicas: dict[str, str], shown: str) -> None:
+    assert status_of({**details(app(), replicas, status), "deployed_app_config": app()}) == shown

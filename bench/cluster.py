@@ -1,0 +1,128 @@
+"""The cluster that is measured: the one `make up` runs here, with the benchmark's project on it for a while."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = "modelserve_head"
+HOME = Path("/opt/modelserve")
+STOCK = "modelserve_bench_stock"
+STOCK_PORT = 18000
+SECTION = "\n[algopkg.Echo]\nbackend = Echo\nreplicas = 1\nroute = echo\nmethod = GET, POST\n"
+
+
+def run(*command: str, check: bool = True) -> str:
+    """Run a command and return its output."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if check and result.returncode != 0:
+        raise SystemExit(f"error: {' '.join(command)} failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+    return result.stdout
+
+
+def playbook(name: str, *options: str) -> str:
+    """Run a playbook of the project on this machine."""
+    return run(str(ROOT / ".venv/bin/ansible-playbook"), "-i", "inventory/local", name, *options)
+
+
+def head(*command: str) -> str:
+    """Run a command in the head's container."""
+    return run("docker", "exec", HEAD, *command)
+
+
+def timed(*command: str) -> float:
+    """Seconds a command takes in the head's container."""
+    started = time.monotonic()
+    head(*command)
+    return time.monotonic() - started
+
+
+def is_up() -> bool:
+    """Whether there is a cluster to measure."""
+    return HEAD in run("docker", "ps", "--format", "{{.Names}}", check=False).split()
+
+
+def port() -> int:
+    """The port of the checkout's conf.ini."""
+    found = re.search(r"^port\s*[=:]\s*(\d+)", (ROOT / "conf.ini").read_text(), re.M)
+    return int(found[1]) if found else 666
+
+
+def ask(route: str, params: Any) -> tuple[int, Any]:
+    """Send a request through the gateway; returns the HTTP status and the JSON answer, if it is one."""
+    body = json.dumps(params).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port()}/{route}", body, method="GET")
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, None
+
+
+@contextmanager
+def project() -> Iterator[Path]:
+    """A scratch project, the checkout's with Echo beside it, deployed; afterwards the checkout's is deployed again."""
+    with tempfile.TemporaryDirectory() as work:
+        scratch = Path(work)
+        for name in ("algopkg", "Model_ZOO"):
+            shutil.copytree(ROOT / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "bench/packages/Echo", scratch / "algopkg/Echo")
+        (scratch / "conf.ini").write_text((ROOT / "conf.ini").read_text() + SECTION)
+        try:
+            playbook("playbooks/deploy.yml", "-e", f"modelserve_project={scratch}")
+            yield scratch
+        finally:
+            playbook("playbooks/deploy.yml")
+
+
+@contextmanager
+def stock_serve() -> Iterator[str]:
+    """Ray Serve with its defaults beside the cluster, in the same image and network; yields its echo's URL."""
+    image = run("docker", "inspect", "--format", "{{.Config.Image}}", HEAD).strip()
+    command = ["docker", "run", "--detach", "--rm", "--name", STOCK, "--label", "modelserve.bench=stock"]
+    command += ["--network", "host", "--shm-size", "2g", "--volume", f"{ROOT}/bench/stock_serve.py:/stock_serve.py:ro"]
+    for name in ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED"):
+        command += ["--env", f"{name}=0"]
+    command += ["--env", "RAY_AUTH_MODE=disabled", "--entrypoint", "python", image, "/stock_serve.py", str(STOCK_PORT)]
+    run("docker", "rm", "--force", STOCK, check=False)
+    run(*command)
+    try:
+        deadline = time.monotonic() + 120
+        while "ready" not in run("docker", "logs", STOCK, check=False).split():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"error: stock Ray Serve does not start:\n{run('docker', 'logs', STOCK)}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{STOCK_PORT}/echo"
+    finally:
+        run("docker", "rm", "--force", STOCK, check=False)
+
+
+def put(scratch: Path) -> None:
+    """Bring an edited scratch project to the head, as a deploy does but without Ansible's own time."""
+    run("rsync", "-a", "--delete", "--exclude=__pycache__", f"{scratch}/algopkg/", f"{HOME}/algopkg/")
+    shutil.copy(scratch / "conf.ini", HOME / "conf.ini")
+
+
+def replica_memory_mb(name: str) -> tuple[float, float]:
+    """Resident and proportional memory of an algorithm's first replica, in MiB."""
+    token = (HOME / "secrets/ray_token").read_text()
+    url = "http://127.0.0.1:8265/api/serve/applications/"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        deployments = json.loads(response.read())["applications"][name]["deployments"]
+    replicas = [replica for replica in deployments[name]["replicas"] if replica["state"] == "RUNNING"]
+    text = head("cat", f"/proc/{replicas[0]['pid']}/smaps_rollup")
+    rss, pss = (re.search(rf"^{key}:\s+(\d+) kB", text, re.M) for key in ("Rss", "Pss"))
+    assert rss and pss
+    return int(rss[1]) / 1024, int(pss[1]) / 1024

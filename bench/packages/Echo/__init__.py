@@ -1,0 +1,1 @@
+"""Echo: answers with the request; what is left to measure is everything else."""

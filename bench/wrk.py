@@ -1,0 +1,61 @@
+"""Loads a URL with wrk for a bounded time, and reads what it prints."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+BODY = '{"text": "hello", "number": 42}'
+SCRIPT = f"""wrk.method = "POST"
+wrk.body = '{BODY}'
+wrk.headers["Content-Type"] = "application/json"
+"""
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run: requests per second, latencies in milliseconds, answers that were not 2xx or did not come."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+
+def available() -> bool:
+    """Whether wrk is installed."""
+    return shutil.which("wrk") is not None
+
+
+def load(url: str, connections: int, seconds: int) -> Load:
+    """Ask ``url`` over ``connections`` connections for ``seconds``.
+
+    Raises:
+        subprocess.CalledProcessError: wrk could not run, or not connect.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(SCRIPT)
+        script.flush()
+        command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return parse(text)
+
+
+def parse(text: str) -> Load:
+    """Read wrk's report."""
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    if rate is None:
+        raise ValueError(f"not a report of wrk's:\n{text}")
+    failed = (int(wrong[1]) if wrong else 0) + (sum(map(int, errors.groups())) if errors else 0)
+    return Load(float(rate[1]), _percentile(text, 50), _percentile(text, 99), failed)
+
+
+def _percentile(text: str, percent: int) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.M)
+    return float(found[1]) * _UNITS[found[2]] if found else float("nan")
