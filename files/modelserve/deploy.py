@@ -218,11 +218,11 @@ class Controller:
                     before[name] |= replica_ids(details)
                 outcome = outcome_of(details, wanted[name], before[name])
                 if outcome.state is Outcome.State.HEALTHY:
-                    # Seen twice: a change in place shows in the configuration a moment before it does in the replicas.
                     healthy[name] += 1
-                    if healthy[name] < 2 and not quiet:
+                    if healthy[name] < outcome.sightings and not quiet:
                         continue
                 elif outcome.state is Outcome.State.WAITING:
+                    healthy[name] = 0
                     self._say_once(said, name, outcome.text)
                     continue
                 else:

@@ -132,10 +132,12 @@ class Environments:
             raise UserError(Problem(text, "It must be a conda environment file", shown)) from None
         kept = []
         for spec in specs:
-            package, version = re.fullmatch(r"(?:.*::)?([\w.-]+)\s*(.*)", spec.strip(), re.S).groups()  # type: ignore[union-attr]
-            if package == "python":
-                _check_python(version, shown)
-            elif package != "pip":  # uv fills environments
+            found = re.fullmatch(r"(?:\S+::)?([\w.-]+)\s*(.*)", spec.strip())
+            if found is None:
+                raise UserError(Problem(f"'{spec}' is not a conda package", "Write name=version", shown))
+            if found[1] == "python":
+                _check_python(found[2], shown)
+            elif found[1] != "pip":  # uv fills environments
                 kept.append(spec)
         return tuple(kept), tuple(channels), tuple(map(str, pip))
 

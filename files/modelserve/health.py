@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 
+SIGHTINGS = 2
+SIGHTINGS_WHILE_DRAINING = 8
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How far a deployment is: its state and a line about it; for a failure, the replica's own error."""
+    """How far a deployment is: its state and a line about it; for a failure, the replica's own error.
+
+    ``sightings`` is how often in a row a healthy outcome must be seen to be believed.
+    """
 
     class State(enum.Enum):
         WAITING = "waiting"
@@ -18,6 +25,7 @@ class Outcome:
 
     state: Outcome.State
     text: str
+    sightings: int = 1
 
 
 def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: set[str]) -> Outcome:
@@ -50,7 +58,10 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     draining = any(replica["state"] == "STOPPING" for replica in replicas)
     updated = draining or all(deployment["status"] == "HEALTHY" for deployment in deployments)
     healthy = settled and updated and len(current) == target and not old
-    return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text)
+    # A change in place shows in the configuration before it does in the replicas, and while others drain the
+    # deployment's status does not tell when it is done.
+    sightings = SIGHTINGS_WHILE_DRAINING if draining and not before else SIGHTINGS
+    return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text, sightings)
 
 
 def replica_ids(details: dict[str, Any] | None) -> set[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,30 @@ def test_another_python_is_refused(cluster: Cluster, project: Path) -> None:
 def test_a_conda_package_that_no_channel_has_is_named(cluster: Cluster, project: Path) -> None:
     (project / "algopkg/AlgoExample/environment.yml").write_text("dependencies:\n  - ffmpeg=7\n")
     broken(cluster, "algopkg/AlgoExample/environment.yml", "ffmpeg", "modelserve_conda_channels")
+
+
+def test_a_conda_package_comes_from_a_channel(cluster: Cluster, project: Path) -> None:
+    channel = HOME / "channel"
+    (channel / "noarch").mkdir(parents=True)
+    index = {"name": "greeting", "version": "1.0", "build": "0", "build_number": 0, "depends": [], "subdir": "noarch"}
+    files = {"share/greeting.txt": b"hello", "info/index.json": json.dumps({**index, "noarch": "generic"}).encode()}
+    path = {"_path": "share/greeting.txt", "path_type": "hardlink", "size_in_bytes": 5}
+    path["sha256"] = hashlib.sha256(b"hello").hexdigest()
+    files["info/paths.json"] = json.dumps({"paths": [path], "paths_version": 1}).encode()
+    with tarfile.open(channel / "noarch" / "greeting-1.0-0.tar.bz2", "w:bz2") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    code = f"import asyncio; from rattler.index import index_fs; asyncio.run(index_fs({str(channel)!r}))"
+    cluster.head("python", "-c", code)
+    (project / "algopkg/AlgoExample/environment.yml").write_text(
+        f"channels: [file://{channel}]\ndependencies:\n  - python\n  - greeting=1.0\n"
+    )
+    read = 'open(__import__("sys").prefix + "/share/greeting.txt").read()'
+    cluster.edit("algopkg/AlgoExample/backend.py", r'"score": sum\(known.values\(\)\)', f'"score": {read}')
+    cluster.apply()
+    cluster.eventually("extract", {"text": ""}, {"score": "hello", "words": {}})
 
 
 def test_an_environment_yml_can_bring_pip_packages(cluster: Cluster, project: Path) -> None:
