@@ -11,20 +11,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def main() -> int:
-    """Run ``modelserve apply`` for the project this file lies in; returns the exit code."""
+def main() -> None:
+    """Run ``modelserve apply`` for the project this file lies in, and end with its exit code."""
     try:
-        from modelserve.cli import main as modelserve
+        from modelserve.cli import entry
     except ModuleNotFoundError:
         print(
             "error: run this inside the head's container: docker exec modelserve_head python controller.py\n"
             "       (on the operator's machine: ansible-playbook playbooks/deploy.yml)",
             file=sys.stderr,
         )
-        return 1
+        raise SystemExit(1) from None
     os.environ.setdefault("MODELSERVE_HOME", str(HERE))
-    return modelserve(["apply", *sys.argv[1:]])
+    entry(["apply", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -30,7 +30,7 @@ import pathlib, sysconfig
 site = pathlib.Path(f"/opt/venv/lib/python{sysconfig.get_python_version()}/site-packages")
 (site / "modelserve.pth").write_text("/opt/lib\n")
 script = pathlib.Path("/opt/venv/bin/modelserve")
-script.write_text("#!/opt/venv/bin/python\nfrom modelserve.cli import main\nraise SystemExit(main())\n")
+script.write_text("#!/opt/venv/bin/python\nfrom modelserve.cli import entry\nentry()\n")
 script.chmod(0o755)
 PYTHON
 cp /build/base.lock /opt/venv/base.lock

@@ -1,5 +1,5 @@
 """``python -m modelserve``."""
 
-from modelserve.cli import main
+from modelserve.cli import entry
 
-raise SystemExit(main())
+entry()

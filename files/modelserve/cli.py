@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from modelserve import __version__
 from modelserve.errors import UserError
@@ -16,6 +17,17 @@ from modelserve.settings import Settings
 
 # Exit codes: 0 done, 1 what was asked for failed, 2 the request itself was wrong (argparse's own).
 FAILED = 1
+
+
+def entry(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process with its exit code."""
+    code = main(arguments)
+    if "rattler" in sys.modules:
+        # py-rattler 0.28's threads outlive the interpreter: an ordinary exit crashes once in forty times.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,4 +213,4 @@ def _within(seconds: float, check: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    entry()

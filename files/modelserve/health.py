@@ -6,7 +6,6 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-
 SIGHTINGS = 2
 SIGHTINGS_WHILE_DRAINING = 8
 
