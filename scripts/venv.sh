@@ -27,6 +27,7 @@ if [ ! -x .venv/bin/uv ]; then
     sed -n '/^uv==/,/^[a-z]/p' "$lock" | sed '/^uv==/,$!d; /^[a-tv-z]/d' >.venv/uv.lock
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r .venv/uv.lock
 fi
+# pip ends with an error where it has no index of its own: then uv's default holds.
 index=$(.venv/bin/pip config get :env:.index-url 2>/dev/null || .venv/bin/pip config get global.index-url 2>/dev/null || true)
 UV_DEFAULT_INDEX=${index:-${UV_DEFAULT_INDEX:-}}
 if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi

@@ -66,6 +66,7 @@ class ActionModule(ActionBase):
             code = self._execute(f"cat {rc} 2>/dev/null || echo running").strip()
             code = None if code == "running" else int(code)
             for name in seen:
+                # The command may not have written yet: no file is no output.
                 new = self._execute(
                     f"tail -c +{seen[name] + 1} {shlex.quote(f'{directory}/{name}')} 2>/dev/null || true"
                 )

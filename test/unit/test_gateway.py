@@ -32,7 +32,7 @@ def test_every_address_is_listened_on_and_every_server_is_used() -> None:
     assert [line[2] for line in lines if line[:1] == ["server"]] == list(SERVERS)
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed here")
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here; the machine scenario runs the real one")
 def test_haproxy_accepts_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(render(18080, ("127.0.0.1",), SERVERS))

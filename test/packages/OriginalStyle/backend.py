@@ -29,7 +29,7 @@ class algo_backend:
         self.words = load(model_path_lst[0])
 
     def _model_inference(self, param_dict):
-        from .words import load  # noqa: F401
+        from .words import load  # noqa: F401 # packages import relatively too: it must work
 
         return f"{self.prefix}:{self.words[param_dict['word']]}"
 
