@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up down purge status smoke check test lint unit molecule bench lock venv venv-dev
+.PHONY: help up down purge status smoke check test lint unit molecule bed bed-down bench lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,12 @@ test: check molecule ## All tests, real one-machine runs included
 
 molecule: venv-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default -s bookworm
+
+bed: venv ## Start a test bed: a head and two workers as virgin hosts, reached over SSH
+	$(BIN)/python test/bed/bed.py up
+
+bed-down: ## Throw the test bed away
+	python3 test/bed/bed.py down
 
 bench: venv-dev ## Measure: requests per second beside stock Ray Serve, times of set-up and change
 	$(BIN)/python bench/run.py

@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
     check.add_argument("--project", type=Path, help="directory that holds them (default: modelserve_home)")
     check.add_argument("--conf", help="conf.ini to check; '-' reads standard input")
+    command("nodes", _nodes, "Show the nodes and what runs on them.")
+    drain = command("drain", _drain, "Move a worker's replicas to other nodes; returns when it has none.")
+    drain.add_argument("name", help="the worker's name in the inventory")
+    drain.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds it may take (default: 300)")
+    drain.add_argument("--force", action="store_true", help="though replicas find no room elsewhere, or stay")
     command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
     test = command("test", _test, "Load a package in its own environment and ask it one request; deploys nothing.")
     test.add_argument("name", help="the package under algopkg/")
@@ -74,13 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("directory", type=Path)
 
     node = command("node", _node, "Run Ray in this container (what the containers do).")
-    node.add_argument("action", choices=("head", "worker", "health"))
+    node.add_argument("action", choices=("head", "worker", "health", "catch-up"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", type=_json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
-    gateway.add_argument("action", choices=("run", "health"))
+    gateway.add_argument("action", choices=("run", "health", "refresh"))
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
+    store = command("store", _store, "Serve the store to the workers (what the head's container does).")
+    store.add_argument("action", choices=("serve",))
     return parser
 
 
@@ -136,7 +143,9 @@ def _check(options: argparse.Namespace) -> None:
     if problems:
         raise UserError(problems)
     sections = {section.name: section.model_dump() for section in parsed.sections}
-    document = {"ok": True, "port": parsed.port, "sections": sections, "ray_ports": {**node.PORTS, **node.HEAD_PORTS}}
+    worker = list(node.PORTS.values())
+    ports = {"worker": worker, "head": [*worker, *node.HEAD_PORTS.values(), *node.SERVICE_PORTS.values()]}
+    document = {"ok": True, "port": parsed.port, "sections": sections, "ports": ports}
     print(json.dumps(document) if options.json else f"{shown}: {len(parsed.sections)} algorithms, no problem found")
 
 
@@ -171,13 +180,41 @@ def _models(options: argparse.Namespace) -> None:
     )
 
 
+def _nodes(options: argparse.Namespace) -> int:
+    from modelserve.nodes import Nodes
+    from modelserve.show import nodes_table
+
+    rows = Nodes(Settings.load(), print).table()
+    print(json.dumps({"ok": True, "nodes": rows}) if options.json else nodes_table(rows))
+    return 0 if all(row["state"] != "AWAY" for row in rows) else FAILED
+
+
+def _drain(options: argparse.Namespace) -> None:
+    from modelserve.nodes import Nodes
+
+    stream = sys.stderr if options.json else sys.stdout
+    nodes = Nodes(Settings.load(), lambda line: print(line, file=stream, flush=True))
+    there = nodes.drain(options.name, options.timeout, options.force)
+    text = f"{options.name} is drained" if there else f"{options.name} is off: there is nothing to drain"
+    print(json.dumps({"ok": True, "drained": there}) if options.json else text)
+
+
+def _store(options: argparse.Namespace) -> None:
+    from modelserve import store_server
+
+    store_server.run(Settings.load())
+
+
 def _node(options: argparse.Namespace) -> None:
     from modelserve import node
 
+    settings = Settings.load()
     if options.action == "health":
-        _within(options.wait, lambda: node.health(options.role, Settings.load()))
+        _within(options.wait, lambda: node.health(options.role, settings), lambda: node.state(settings))
+    elif options.action == "catch-up":
+        node.catch_up_once_joined(settings, options.options["head_address"])
     else:
-        node.run(options.action, Settings.load(), **options.options)
+        node.run(options.action, settings, **options.options)
 
 
 def _gateway(options: argparse.Namespace) -> None:
@@ -186,6 +223,10 @@ def _gateway(options: argparse.Namespace) -> None:
     gateway = Gateway(Settings.load())
     if options.action == "health":
         _within(options.wait, gateway.health)
+    elif options.action == "refresh":
+        changed = gateway.refresh()
+        text = "the gateway knows the nodes" + ("" if changed else " already")
+        print(json.dumps({"ok": True, "changed": changed}) if options.json else text)
     else:
         gateway.run()
 
@@ -200,13 +241,25 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _within(seconds: float, check: Callable[[], None]) -> None:
-    """Repeat a health check until it passes, or fail as it failed last."""
+def _within(seconds: float, check: Callable[[], None], state: Callable[[], str] = str) -> None:
+    """Repeat a health check until it passes, or fail as it failed last.
+
+    Args:
+        seconds: how long it may fail with nothing new in ``state``.
+        check: the check.
+        state: what is being done meanwhile, in words; printed when it changes.
+    """
     deadline = time.monotonic() + seconds
+    said = ""
     while True:
         try:
             return check()
         except UserError:
+            now = state()
+            if now and now != said:
+                said = now
+                print(now, flush=True)
+                deadline = time.monotonic() + seconds
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.25)

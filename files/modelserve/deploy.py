@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelserve import conf, project, serve_config
+from modelserve import conf, manifest, project, serve_config, spread
 from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
@@ -23,7 +23,7 @@ from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases
 from modelserve.settings import Settings
-from modelserve.store import Store
+from modelserve.store import Store, write_atomically
 
 Progress = Callable[[str], None]
 POLL_S = 0.25
@@ -113,6 +113,9 @@ class Controller:
                 reconfigured = self._gateway.configure(wanted.conf.port)
                 return Applied(plan, None, reconfigured, time.monotonic() - started)
             self._materialise(wanted)
+            served = _configurations(self._ray.serve_details()["applications"])
+            self._publish(wanted.applications, served)
+            self._spread()
             old_port = self._gateway.port()
             self._gateway.configure(
                 wanted.conf.port
@@ -129,6 +132,9 @@ class Controller:
                 self._wait_for_routes(before, wanted.applications)
             document = serve_config.document(wanted.applications.values(), self._settings.serve_port)
             release = self._releases.record(wanted.conf_text, wanted.conf.port, document)
+            # What served until now may still answer its last requests: its content goes with a later release.
+            kept = self._publish(wanted.applications, kept=served)
+            self._store.collect(kept)
         return Applied(plan, release, True, time.monotonic() - started)
 
     def status(self) -> list[dict[str, Any]]:
@@ -176,6 +182,44 @@ class Controller:
             self._store.add_package(section.name, self._settings.algopkg / section.name)
             for source in self._models(section):
                 self._store.add_model(source)
+
+    def _publish(self, *needed: manifest.Apps, kept: manifest.Apps | None = None) -> tuple[str, ...]:
+        """Name in the store's manifest what nodes have to have, and what they may keep.
+
+        Args:
+            needed: applications to run; theirs is fetched by every node before it joins.
+            kept: applications whose content stays, beside that of the kept releases.
+
+        Returns:
+            The paths below the store that stay.
+        """
+        base = str(Environments(self._settings, self._store).base().path.relative_to(self._store.root))
+        wanted = dict.fromkeys([base, *(path for apps in needed for path in manifest.paths_of(apps, self._store))])
+        wanted = {path: None for path in wanted if (self._store.root / path).exists()}
+        stay = dict.fromkeys([*wanted, *manifest.paths_of(kept or {}, self._store)])
+        for number in self._releases.numbers():
+            applications = {app["name"]: app for app in self._releases.read(number)["serve"]["applications"]}
+            stay |= dict.fromkeys(manifest.paths_of(applications, self._store))
+        published = manifest.Manifest.load(self._store.root / manifest.NAME)
+        contents = manifest.contents(wanted, self._store)
+        published.model_copy(update={"needed": contents, "kept": tuple(stay)}).publish(self._store)
+        return tuple(stay)
+
+    def _spread(self) -> None:
+        """Have every live worker fetch what the manifest names, before Serve may start replicas there."""
+        if not self._settings.workers:
+            return
+        file = self._settings.home / "spread.json"
+        needed = [content.path for content in manifest.Manifest.load(self._store.root / manifest.NAME).needed]
+        try:
+            had = json.loads(file.read_text())
+        except (OSError, ValueError):
+            had = []
+        if set(needed) <= set(had):  # who joined since has it too
+            return
+        self._progress("bringing what is new to the workers")
+        spread.to_workers(self._progress)
+        write_atomically(file, json.dumps(needed))
 
     def _put(self, applications: dict[str, dict[str, Any]]) -> None:
         self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
@@ -268,6 +312,7 @@ class Controller:
             kept = before
         self._put(kept)
         self._wait([Change("change", name) for name in failed if name in kept], kept, {})
+        self._publish(kept)
         what = "the others' changes are served" if keep_going else "what was served before is served still"
         messages = [f"{name} failed to start: {cause}" for name, cause in failed.items()]
         raise UserError("\n".join([*messages, f"Nothing is lost: {what}."]))

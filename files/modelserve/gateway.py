@@ -51,7 +51,7 @@ class Gateway:
             UserError: HAProxy refuses it; the old configuration is put back, and never stopped working.
         """
         self._refuse_taken(port)
-        text = render(port, self._settings.gateway_bind, self._settings.gateway_servers)
+        text = render(port, self._settings.gateway_bind, self._settings.ingresses)
         old = self._config.read_text() if self._config.exists() else None
         if text == old:
             return False
@@ -65,6 +65,18 @@ class Gateway:
                 write_atomically(self._config, old)
             raise
         return True
+
+    def refresh(self) -> bool:
+        """Configure it anew for the nodes there are now, on the port it has; nothing where it has none yet.
+
+        Returns:
+            Whether anything changed.
+
+        Raises:
+            UserError: HAProxy refuses it.
+        """
+        port = self.port()
+        return port is not None and self.configure(port)
 
     def run(self) -> None:
         """Become HAProxy, with the configuration that the last apply wrote.

@@ -1,9 +1,18 @@
-"""Starts Ray in a container of a node, and tells whether it works."""
+"""Starts Ray in a container of a node, and tells whether it works.
+
+A worker fetches what it lacks from the head's store first, and only then joins. Nothing else is needed for it to come
+back after it was off, however long that was.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -11,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.errors import UserError
+from modelserve.manifest import NAME, Manifest, Versions
+from modelserve.pull import Puller
 from modelserve.settings import Settings
+from modelserve.store import Store, write_atomically
+from modelserve.store_server import PORT as STORE_PORT
 
 # Every port Ray listens on, fixed. Serve's own (8000, 8404, 8500, 9101, 30000 and up) are Serve's defaults.
 PORTS: Mapping[str, int] = {
@@ -25,17 +38,34 @@ PORTS: Mapping[str, int] = {
     "max-worker-port": 11099,
 }
 HEAD_PORTS: Mapping[str, int] = {"port": 6370, "dashboard-port": 8265, "ray-client-server-port": 10001}
+# What else listens on the head. The gateway's port is conf.ini's.
+SERVICE_PORTS: Mapping[str, int] = {"store": STORE_PORT}
 KEPT_SESSIONS = 2
+RETRY_S = 3
+# Serve's ingress: a replica or a host that is gone is noticed in a second, not in five. A connection within a cluster
+# is made in milliseconds, or not at all.
+INGRESS = {
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
+}
 
 
 def start_command(
-    role: str, home: Path, *, head_address: str = "", node_ip: str = "", gpus: str = "auto", object_store_mb: int = 0
+    role: str,
+    home: Path,
+    *,
+    name: str = "",
+    head_address: str = "",
+    node_ip: str = "",
+    gpus: str = "auto",
+    object_store_mb: int = 0,
 ) -> list[str]:
     """The ``ray start`` line of a node.
 
     Args:
         role: ``head`` or ``worker``.
         home: modelserve_home.
+        name: what the node is called, in the inventory and in Ray; empty lets Ray choose.
         head_address: the head's host, for a worker.
         node_ip: this node's address in the cluster; empty lets Ray choose.
         gpus: ``auto`` for what Ray finds, else their number.
@@ -46,6 +76,8 @@ def start_command(
         options = {**options, **HEAD_PORTS, "dashboard-host": "127.0.0.1", "include-dashboard": "true"}
     else:
         options["address"] = f"{head_address}:{HEAD_PORTS['port']}"
+    if name:
+        options["node-name"] = name
     if node_ip:
         options["node-ip-address"] = node_ip
     if gpus != "auto":
@@ -57,10 +89,17 @@ def start_command(
 
 
 def run(role: str, settings: Settings, **options: Any) -> None:
-    """Become Ray. Environment and state of the node are made ready first."""
+    """Become Ray. Environment and state of the node are made ready first; a worker waits until it has what it needs.
+
+    Args:
+        role: ``head`` or ``worker``.
+        settings: the node's home.
+        options: what :func:`start_command` takes.
+    """
     home = settings.home
     environment = {
         **os.environ,
+        **INGRESS,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.token_file),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30",
@@ -69,18 +108,88 @@ def run(role: str, settings: Settings, **options: Any) -> None:
     if role == "head":
         (home / "gcs").mkdir(exist_ok=True)
         environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(home / "gcs")}
+        publish_versions(settings)
+    else:
+        wait_for_content(settings, options["head_address"])
+        _catch_up_again_once_joined(options["head_address"])
     _remove_old_sessions(home / "ray")
-    command = start_command(role, home, **options)
+    command = start_command(role, home, object_store_mb=object_store_mb(), **options)
     print(" ".join(command), flush=True)
     os.execvpe(command[0], command, environment)
+
+
+def object_store_mb() -> int:
+    """MiB that fit into this container's /dev/shm. Ray would take 30% of the memory, on disk where that is more."""
+    shared = os.statvfs("/dev/shm")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(shared.f_frsize * shared.f_blocks * 0.8, pages * 0.3)) // 2**20
+
+
+def publish_versions(settings: Settings) -> None:
+    """Say in the store's manifest what the head runs, so that workers can compare before they join."""
+    store = Store(settings.home / "store")
+    published = Manifest.load(store.root / NAME)
+    published.model_copy(update={"versions": Versions.here()}).publish(store)
+
+
+def wait_for_content(settings: Settings, head_address: str) -> None:
+    """Return when this node has all that the head's manifest names; try until then. What it waits for is said once
+    per cause, on standard output and to :func:`health`."""
+    said = ""
+    while True:
+        try:
+            Puller(settings, head_address, lambda line: say(settings, line)).catch_up()
+        except UserError as error:
+            if str(error) != said:
+                said = str(error)
+                say(settings, said)
+            time.sleep(RETRY_S)
+        else:
+            state_file(settings).unlink(missing_ok=True)
+            return
+
+
+def catch_up_once_joined(settings: Settings, head_address: str) -> None:
+    """Fetch what was deployed between the node's first look and its joining: from then on, deploys see the node."""
+    while True:
+        time.sleep(1)
+        try:
+            health("worker", settings)
+            Puller(settings, head_address, lambda line: print(line, flush=True)).catch_up()
+            return
+        except UserError:
+            continue
+
+
+def state_file(settings: Settings) -> Path:
+    """Where a node that has not joined yet says what it does."""
+    return settings.home / "node" / "state"
+
+
+def state(settings: Settings) -> str:
+    """What a node that has not joined yet does; empty for one that has."""
+    try:
+        return state_file(settings).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def say(settings: Settings, line: str) -> None:
+    """Tell what the node does, in the container's log and in its state."""
+    print(line, flush=True)
+    # Where the disk is full, this line is the one that has to get through: in the log at least.
+    with contextlib.suppress(OSError):
+        write_atomically(state_file(settings), line)
 
 
 def health(role: str, settings: Settings) -> None:
     """Return when the node's raylet is alive, and on the head its control service too.
 
     Raises:
-        UserError: naming what does not answer.
+        UserError: naming what does not answer, or what a worker waits for before it joins.
     """
+    if role == "worker" and (waits_for := state(settings)):
+        raise UserError(f"not joined yet: {waits_for}")
     checks = [f"http://127.0.0.1:{PORTS['dashboard-agent-listen-port']}/api/local_raylet_healthz"]
     if role == "head":
         checks.append(f"{settings.dashboard_url}/api/gcs_healthz")
@@ -92,6 +201,16 @@ def health(role: str, settings: Settings) -> None:
             raise UserError(f"{url} answers {error.code}: {error.read()[:200].decode(errors='replace')}") from None
         except OSError as error:
             raise UserError(f"{url} does not answer: {getattr(error, 'reason', error)}") from None
+
+
+def _catch_up_again_once_joined(head_address: str) -> None:
+    # A process of its own that outlives this one's becoming Ray; orphaned, so that init collects it.
+    if (child := os.fork()) == 0:
+        options = json.dumps({"head_address": head_address})
+        command = [sys.executable, "-m", "modelserve", "node", "catch-up", "--options", options]
+        subprocess.Popen(command, start_new_session=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _remove_old_sessions(directory: Path) -> None:

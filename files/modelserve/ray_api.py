@@ -36,6 +36,13 @@ class RayAPI:
         """Make ``config``, a ``ServeDeploySchema`` document, the whole of what Serve runs. Returns before it does."""
         self._request("PUT", "/api/serve/applications/", config)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive: ``NodeState`` documents of Ray's state API, the head's first."""
+        alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+        answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
+        nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        return sorted(nodes, key=lambda node: (not node["is_head_node"], node["node_name"]))
+
     def ingress_answers(self, route: str) -> bool:
         """Whether Serve's ingress on this machine has replicas behind a route.
 

@@ -23,10 +23,11 @@ class Settings(BaseModel):
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
-        gateway_servers: ``host:port`` of the Serve ingresses the gateway sends to.
+        workers: addresses of the workers by name, from ``workers.json``, which Ansible writes when workers come and go.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A head may start with the settings of the version before: what is unknown is left alone.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     home: Path = Path("/opt/modelserve")
     dashboard_url: str = "http://127.0.0.1:8265"
@@ -36,7 +37,7 @@ class Settings(BaseModel):
     deploy_timeout_s: float = 600
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
-    gateway_servers: tuple[str, ...] = ("127.0.0.1:8000",)
+    workers: dict[str, str] = {}
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
@@ -50,12 +51,17 @@ class Settings(BaseModel):
         """
         root = Path(home or os.environ.get("MODELSERVE_HOME") or "/opt/modelserve")
         file = root / "settings.json"
+        workers = _read(root / "workers.json")
         try:
-            values = json.loads(file.read_text()) if file.exists() else {}
-            return cls.model_validate({**values, "home": root})
-        except (ValidationError, ValueError, TypeError) as error:
-            message = " ".join(str(error).split())
-            raise UserError(Problem(message, "Run site.yml to write it anew", str(file))) from None
+            return cls.model_validate({**_read(file), "home": root, "workers": workers})
+        except ValidationError as error:
+            where = root / "workers.json" if error.errors()[0]["loc"][:1] == ("workers",) else file
+            raise _not_ansibles(where, error) from None
+
+    @property
+    def ingresses(self) -> tuple[str, ...]:
+        """``host:port`` of every node's Serve ingress, as the head reaches it; the head's own first."""
+        return tuple(f"{host}:{self.serve_port}" for host in ("127.0.0.1", *self.workers.values()))
 
     @property
     def conf_file(self) -> Path:
@@ -72,3 +78,14 @@ class Settings(BaseModel):
     @property
     def token_file(self) -> Path:
         return self.home / "secrets" / "ray_token"
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads(file.read_text()) if file.exists() else {})
+    except (ValueError, TypeError) as error:
+        raise _not_ansibles(file, error) from None
+
+
+def _not_ansibles(file: Path, error: Exception) -> UserError:
+    return UserError(Problem(" ".join(str(error).split()), "Run site.yml to write it anew", str(file)))

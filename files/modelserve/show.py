@@ -49,9 +49,26 @@ def status_table(rows: list[dict[str, Any]]) -> str:
     table = Table("algorithm", "status", "replicas", url, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", row["url"])
+    messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
+    return "\n".join([*_lines(table), *messages])
+
+
+def nodes_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of :meth:`modelserve.nodes.Nodes.table` as a table."""
+    table = Table("node", "address", "state", "GPUs", "replicas", "algorithms", box=box.SIMPLE_HEAD)
+    for row in rows:
+        algorithms = ", ".join(row["algorithms"])
+        table.add_row(row["name"], row["address"], row["state"], f"{row['gpus']:g}", str(row["replicas"]), algorithms)
+    away = [
+        f"{row['name']} is away: is the host on? 'docker logs' there says more"
+        for row in rows
+        if row["state"] == "AWAY"
+    ]
+    return "\n".join([*_lines(table), *away])
+
+
+def _lines(table: Table) -> list[str]:
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80)
     with console.capture() as capture:
         console.print(table)
-    messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
-    return "\n".join([*lines, *messages])
+    return [line.rstrip() for line in capture.get().splitlines() if line.strip()]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,6 +73,51 @@ class Store:
     def complete(env: Path, record: dict[str, object]) -> None:
         """Mark an environment as complete; ``record`` says what it is."""
         write_atomically(env / ENV_MARK, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+    def hash_of(self, path: str) -> str:
+        """The content hash of a piece of the store: in a package's and a model's name, computed for an environment,
+        and remembered beside it.
+
+        Args:
+            path: ``env/<Name>-<hash>``, ``pkg/<Name>-<hash>`` or ``model/<sha256>/<file>``.
+        """
+        kind, name = path.split("/")[:2]
+        if kind == "model":
+            return name
+        if kind == "pkg":
+            return name.rpartition("-")[2]
+        remembered = self.root / kind / f".{name}.hash"
+        if not remembered.exists():
+            write_atomically(remembered, hashing.of_tree(self.root / path))
+        return remembered.read_text()
+
+    def holds(self, content: Mapping[str, str]) -> bool:
+        """Whether a piece of the store is there, whole."""
+        path = self.root / content["path"]
+        return self.is_complete(path) if content["path"].startswith("env/") else path.exists()
+
+    def collect(self, kept: Iterable[str]) -> list[str]:
+        """Remove the packages, models and environments that nothing refers to.
+
+        Args:
+            kept: paths below the store that stay, as in a manifest.
+
+        Returns:
+            The paths that were removed.
+        """
+        stay = {"/".join(path.split("/")[:2]) for path in kept}
+        removed = []
+        for kind in ("env", "pkg", "model"):
+            for path in sorted(self.root.glob(f"{kind}/[!.]*")):
+                name = f"{kind}/{path.name}"
+                if name not in stay:
+                    # Under another name first: what is half removed must not look whole.
+                    aside = path.with_name(f".removed-{path.name}")
+                    path.rename(aside)
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.with_name(f".{path.name}.hash").unlink(missing_ok=True)
+                    removed.append(name)
+        return removed
 
     def _holds(self, model: Path) -> bool:
         # A file edited in place changes through its hard link too: then the store's copy is not what its name says.

@@ -12,6 +12,7 @@ Returns ``rc``, ``stdout``, ``stderr`` and ``msg``. Lines that begin with "error
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 import time
@@ -43,6 +44,8 @@ class ActionModule(ActionBase):
         )
         if self._task.check_mode:
             return {"changed": False, "skipped": True, "msg": "not run in check mode"}
+        local = self._connection.transport == "local"
+        self._host = "" if local else f"{self._task.delegate_to or task_vars['inventory_hostname']}: "
         directory = self._make_tmp_path()
         try:
             return self._follow(directory, options)
@@ -66,14 +69,14 @@ class ActionModule(ActionBase):
             code = self._execute(f"cat {rc} 2>/dev/null || echo running").strip()
             code = None if code == "running" else int(code)
             for name in seen:
-                # The command may not have written yet: no file is no output.
-                new = self._execute(
-                    f"tail -c +{seen[name] + 1} {shlex.quote(f'{directory}/{name}')} 2>/dev/null || true"
-                )
-                whole = new if code is not None else new[: new.rfind("\n") + 1]
-                seen[name] += len(whole.encode())
-                text[name] += whole
-                self._show(whole, options["show"])
+                # The command may not have written yet: no file is no output. Encoded, since bytes are counted here and
+                # a connection may add line ends of its own.
+                file = shlex.quote(f"{directory}/{name}")
+                new = base64.b64decode(self._execute(f"tail -c +{seen[name] + 1} {file} 2>/dev/null | base64"))
+                whole = new if code is not None else new[: new.rfind(b"\n") + 1]
+                seen[name] += len(whole)
+                text[name] += whole.decode(errors="replace")
+                self._show(whole.decode(errors="replace"), options["show"])
         result = {"rc": code, "stdout": text["out"], "stderr": text["err"], "changed": True}
         if code != 0:
             lines = (text["err"] + "\n" + text["out"]).splitlines()
@@ -85,14 +88,9 @@ class ActionModule(ActionBase):
         return result
 
     def _show(self, text, pattern):
-        host = self._task_vars_host()
         for line in text.splitlines():
             if re.search(pattern, line):
-                display.display(f"  {host}{line}")
-
-    def _task_vars_host(self):
-        host = self._play_context.remote_addr
-        return "" if host in ("localhost", "127.0.0.1") or self._connection.transport == "local" else f"{host}: "
+                display.display(f"  {self._host}{line}")
 
     def _write_script(self, directory, script):
         path = f"{directory}/script"

@@ -43,6 +43,7 @@ ansible_facts:
 
 import glob
 import hashlib
+import importlib.util
 import os
 import shutil
 
@@ -133,20 +134,48 @@ def owner(inode):
     return None
 
 
-def own_containers(module, client):
-    """Ids of the containers that modelserve made."""
-    if client is None:
-        return []
-    code, out, _ = module.run_command([client, "ps", "-q", "--no-trunc", "--filter", "label=modelserve.role"])
-    return out.split() if code == 0 else []
+def containers(module, client):
+    """The containers modelserve made, by name: id, role, what they were made from, whether they run and are well."""
+    columns = ["ID", "Names", "State", "Status", 'Label "modelserve.role"', 'Label "modelserve.spec"']
+    template = "\t".join("{{." + column + "}}" for column in columns)
+    command = [client, "ps", "--all", "--no-trunc", "--filter", "label=modelserve.role", "--format", template]
+    code, out, _ = module.run_command(command)
+    found = {}
+    for line in out.splitlines() if code == 0 else []:
+        number, name, state, status, role, spec = line.split("\t")
+        found[name] = {
+            "id": number,
+            "role": role,
+            "spec": spec,
+            "running": state == "running",
+            "healthy": "(healthy)" in status,
+        }
+    return found
 
 
-def ports_taken(module, ports, client):
-    """Ports that a program outside modelserve's containers listens on, with that program's name."""
+def images(module, client):
+    """Names of the modelserve images there are."""
+    template = "{{.Repository}}:{{.Tag}}"
+    command = [client, "images", "--filter", "label=modelserve.part=image", "--format", template]
+    code, out, _ = module.run_command(command)
+    return sorted(out.split()) if code == 0 else []
+
+
+def home_state(home):
+    """Whether modelserve's directory is there, and a hash of the cluster's token in it, empty where there is none."""
+    token = os.path.join(home, "secrets", "ray_token")
+    mark = ""
+    if os.path.exists(token) and os.access(token, os.R_OK):
+        with open(token, "rb") as stream:
+            mark = hashlib.sha256(stream.read().strip()).hexdigest()
+    return {"exists": os.path.isdir(home), "token_sha256": mark}
+
+
+def ports_taken(ports, own):
+    """Ports that a program outside modelserve's containers (their ids are ``own``) listens on, with its name."""
     found = listeners(set(ports))
     if not found:
         return []
-    own = own_containers(module, client)
     taken = []
     for port, inode in sorted(found.items()):
         pid = owner(inode)
@@ -173,23 +202,22 @@ def main():
         supports_check_mode=True,
     )
     engine = docker(module)
-    try:
-        import requests  # noqa: F401 # what community.docker's modules need on the host
-
-        has_requests = True
-    except ImportError:
-        has_requests = False
+    made = containers(module, engine["client"]) if engine["reachable"] else {}
     facts = {
         "distribution": distribution(),
         "systemd": os.path.isdir("/run/systemd/system"),
         "docker": engine,
-        "python_requests": has_requests,
+        "python_requests": importlib.util.find_spec("requests") is not None,  # what community.docker needs
+        "python_apt": importlib.util.find_spec("apt") is not None,  # what a dry run of apt needs
         "commands": {name: shutil.which(name) for name in module.params["commands"]},
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),
         "gpus": gpus(module),
         "certificates": certificates(),
-        "ports_taken": ports_taken(module, module.params["ports"], engine["client"]),
+        "containers": made,
+        "images": images(module, engine["client"]) if engine["reachable"] else [],
+        "home": home_state(module.params["home"]),
+        "ports_taken": ports_taken(module.params["ports"], [container["id"] for container in made.values()]),
     }
     module.exit_json(changed=False, ansible_facts={"modelserve_host": facts})
 

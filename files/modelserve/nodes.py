@@ -1,0 +1,159 @@
+"""Which nodes are there, what runs on them, and can one go? Reads Ray's and Serve's state; drains a node."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from modelserve.errors import UserError
+from modelserve.node import HEAD_PORTS
+from modelserve.ray_api import RayAPI
+from modelserve.settings import Settings
+
+Progress = Callable[[str], None]
+POLL_S = 0.5
+HEAD = "head"
+KINDS = ("GPU", "CPU")
+
+
+class Nodes:
+    """The cluster's nodes: the head, and the workers that Ansible named in ``workers.json``."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._ray = RayAPI(settings)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per node: ``name``, ``address``, ``state`` (UP, DRAINING or AWAY), ``gpus``, ``replicas``.
+
+        Raises:
+            UserError: Ray does not answer.
+        """
+        alive = {node["node_name"]: node for node in self._ray.nodes()}
+        replicas = self._replicas()
+        rows = []
+        for name, address in {HEAD: "", **self._settings.workers}.items():
+            node = alive.pop(name, None)
+            rows.append(_row(name, address, node, replicas))
+        return rows + [_row(name, "", node, replicas) for name, node in alive.items()]
+
+    def drain(self, name: str, timeout_s: float, force: bool = False) -> bool:
+        """Move a worker's replicas to other nodes, and return when none runs there any more.
+
+        Args:
+            name: the worker's name in the inventory.
+            timeout_s: how long that may take.
+            force: go on though replicas are left, or find no room elsewhere.
+
+        Returns:
+            Whether the node was there at all; one that is off has nothing to drain.
+
+        Raises:
+            UserError: there is no such worker, its replicas have no room elsewhere (nothing was done then), or they
+                did not get away in time.
+        """
+        if name == HEAD:
+            raise UserError("the head cannot be drained", "Only workers can")
+        node = next((node for node in self._ray.nodes() if node["node_name"] == name), None)
+        if node is None:
+            if name not in self._settings.workers:
+                known = ", ".join(self._settings.workers) or "none"
+                raise UserError(f"there is no worker {name}; known are: {known}", "Use its name in the inventory")
+            return False
+        here = self._replicas().get(node["node_id"], [])
+        missing = "" if force else self._no_room(node, here)
+        if missing:
+            raise UserError(
+                f"{name} cannot be drained: {missing}. Nothing was changed",
+                "Lower replicas or gpu_cost in conf.ini, add a worker, or give -e modelserve_force=true",
+            )
+        self._start_drain(node["node_id"])
+        deadline = time.monotonic() + timeout_s
+        said = -1
+        while left := self._replicas().get(node["node_id"], []):
+            if len(left) != said:
+                said = len(left)
+                self._progress(f"{name}: {said} replicas to move ({', '.join(sorted(set(left)))})")
+            if time.monotonic() > deadline:
+                if force:
+                    return True
+                raise UserError(
+                    f"{name}: {len(left)} replicas are still there after {timeout_s:.0f} s; nothing was removed",
+                    "Try again, or give -e modelserve_force=true; playbooks/restart.yml puts the worker back to work",
+                )
+            time.sleep(POLL_S)
+        return True
+
+    def _replicas(self) -> dict[str, list[str]]:
+        """Names of the applications that have replicas on a node, one per replica, by node id."""
+        found: dict[str, list[str]] = {}
+        for name, application in self._ray.serve_details()["applications"].items():
+            for deployment in application["deployments"].values():
+                for replica in deployment["replicas"]:
+                    # One that stops has its successor running already, and drains by itself.
+                    if replica["state"] not in ("STOPPING", "STOPPED"):
+                        found.setdefault(replica["node_id"], []).append(name)
+        return found
+
+    def _no_room(self, node: dict[str, Any], replicas: list[str]) -> str:
+        details = self._ray.serve_details()["applications"]
+        costs = {name: _cost(application) for name, application in details.items()}
+        there = self._replicas()
+        rooms = []
+        for other in self._ray.nodes():
+            if other["node_id"] != node["node_id"]:
+                taken = [costs[name] for name in there.get(other["node_id"], [])]
+                total = other["resources_total"]
+                rooms.append({kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS})
+        return no_room([(name, costs[name]) for name in replicas], rooms)
+
+    def _start_drain(self, node_id: str) -> None:
+        address = f"127.0.0.1:{HEAD_PORTS['port']}"
+        # With a deadline Serve would stop replicas when it comes, wherever their successors are: a day is none.
+        command = ["ray", "drain-node", f"--address={address}", f"--node-id={node_id}"]
+        command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=asked for by modelserve"]
+        command += ["--deadline-remaining-seconds=86400"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if result.returncode != 0:
+            text = (result.stderr.strip() or result.stdout.strip() or "no reason given").splitlines()[-1]
+            raise UserError(f"Ray does not drain the node: {text}")
+
+
+def no_room(replicas: Iterable[tuple[str, dict[str, float]]], rooms: list[dict[str, float]]) -> str:
+    """What is missing to place replicas into free resources; empty when they fit (first fit, largest GPU share first).
+
+    Args:
+        replicas: name and cost of each, a cost having the keys ``GPU`` and ``CPU``.
+        rooms: what is free on each node, the same way.
+    """
+    rooms = [dict(room) for room in rooms]
+    for name, cost in sorted(replicas, key=lambda replica: replica[1]["GPU"], reverse=True):
+        found = [room for room in rooms if all(room[kind] >= cost[kind] - 1e-6 for kind in KINDS)]
+        if not found:
+            what = " and ".join(f"{cost[kind]:g} {kind}" for kind in KINDS if cost[kind]) or "a node"
+            return f"a replica of {name} needs {what}, which no other node has free"
+        for kind in KINDS:
+            found[0][kind] -= cost[kind]
+    return ""
+
+
+def _cost(application: dict[str, Any]) -> dict[str, float]:
+    deployments = (application.get("deployed_app_config") or {}).get("deployments") or [{}]
+    options = deployments[0].get("ray_actor_options") or {}
+    return {"GPU": options.get("num_gpus") or 0, "CPU": options.get("num_cpus") or 0}
+
+
+def _row(name: str, address: str, node: dict[str, Any] | None, replicas: dict[str, list[str]]) -> dict[str, Any]:
+    there = replicas.get(node["node_id"], []) if node else []
+    state = "AWAY" if node is None else "DRAINING" if "DRAINING" in (node.get("state_message") or "").upper() else "UP"
+    return {
+        "name": name,
+        "address": node["node_ip"] if node else address,
+        "state": state,
+        "gpus": node["resources_total"].get("GPU", 0) if node else 0,
+        "replicas": len(there),
+        "algorithms": sorted(set(there)),
+    }

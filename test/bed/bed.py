@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""A test bed of real hosts: systemd containers with sshd on a private network, reached over SSH as any host is.
+
+    bed.py up [--workers 2]     make what is missing, start it, write the inventory
+    bed.py add worker_3         one host more
+    bed.py down                 remove hosts, volumes and network; images stay (--images removes them too)
+
+Hosts are virgin when made: no Docker, nothing of modelserve's. The head and the odd workers run Debian 13, the even
+workers Debian 12. What belongs to the bed carries the label ``modelserve.bed``; its files lie in
+``/var/tmp/modelserve-bed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+LABEL = "modelserve.bed"
+NETWORK = "modelserve-bed"
+SUBNET = "172.31.77"
+DIRECTORY = Path("/var/tmp/modelserve-bed")
+INVENTORY = DIRECTORY / "inventory"
+KEY = DIRECTORY / "ssh_key"
+PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,iproute2,procps,kmod,ca-certificates"
+HEAD = "head_node"
+# Not --privileged: a machine may lack CAP_SYS_RESOURCE, and then refuses it.
+FLAGS = [
+    *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE"),
+    *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+    *("--security-opt", "systempaths=unconfined", "--cgroupns=host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw"),
+    *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--stop-timeout", "30"),
+]
+
+
+def run(*command: str, check: bool = True, stdin: str | None = None) -> str:
+    """Run a command and return its output.
+
+    Raises:
+        SystemExit: it failed, with what it printed.
+    """
+    result = subprocess.run(command, capture_output=True, text=True, input=stdin, check=False)
+    if check and result.returncode != 0:
+        raise SystemExit(f"error: {' '.join(command)} failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+    return result.stdout
+
+
+def container(host: str) -> str:
+    """The name of a host's container on this machine."""
+    return f"modelserve-bed-{host.replace('_', '-')}"
+
+
+def address(host: str) -> str:
+    """A host's address: the head has .10, ``worker_1`` .11, and so on."""
+    return f"{SUBNET}.{10 if host == HEAD else 10 + _number(host)}"
+
+
+def release(host: str) -> str:
+    """The Debian release a host runs."""
+    return "bookworm" if host != HEAD and _number(host) % 2 == 0 else "trixie"
+
+
+def hosts() -> list[str]:
+    """The hosts there are, running or not, the head first."""
+    names = run("docker", "ps", "-a", "--filter", f"label={LABEL}", "--format", '{{.Label "' + LABEL + '"}}').split()
+    return sorted(names)
+
+
+def on(host: str, *command: str, check: bool = True) -> str:
+    """Run a command on a host as root, past SSH."""
+    return run("docker", "exec", container(host), *command, check=check)
+
+
+def up(workers: int) -> None:
+    """Make and start a head and workers, and write the inventory."""
+    names = [HEAD, *(f"worker_{number + 1}" for number in range(workers))]
+    if not run("docker", "network", "ls", "-q", "--filter", f"name=^{NETWORK}$"):
+        network = ["docker", "network", "create", "--label", LABEL, "--subnet", f"{SUBNET}.0/24", NETWORK]
+        run(*network)
+    for name in names:
+        add(name)
+    write_inventory()
+
+
+def add(host: str) -> None:
+    """Make and start one host, and wait until it can be reached over SSH."""
+    key = _public_key()
+    existing = run("docker", "ps", "-aq", "--filter", f"name=^{container(host)}$").strip()
+    if existing:
+        run("docker", "start", container(host))
+    else:
+        image = _image(release(host))
+        run(
+            *("docker", "run", "--detach", "--name", container(host), "--hostname", host.replace("_", "-")),
+            *("--label", f"{LABEL}={host}", "--network", NETWORK, "--ip", address(host)),
+            *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image),
+        )
+    _wait_for_boot(host)
+    authorized = "/home/ops/.ssh/authorized_keys"
+    run(
+        *("docker", "exec", "-i", container(host), "sh", "-c", f"cat >{authorized} && chown ops: {authorized}"),
+        stdin=key,
+    )
+
+
+def down(images: bool = False) -> None:
+    """Remove the bed."""
+    names = run("docker", "ps", "-aq", "--filter", f"label={LABEL}").split()
+    if names:
+        run("docker", "rm", "--force", "--volumes", *names)
+    for volume in run("docker", "volume", "ls", "-q", "--filter", "name=^modelserve-bed-").split():
+        run("docker", "volume", "rm", volume)
+    for network in run("docker", "network", "ls", "-q", "--filter", f"label={LABEL}").split():
+        run("docker", "network", "rm", network)
+    if images:
+        found = run("docker", "images", "-q", "--filter", f"label={LABEL}").split()
+        if found:
+            run("docker", "rmi", "--force", *sorted(set(found)))
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+
+
+def power_off(host: str) -> None:
+    """Take a host's power: nothing on it gets to say good-bye."""
+    run("docker", "kill", container(host))
+
+
+def power_on(host: str) -> None:
+    """Boot a host, and wait until it can be reached."""
+    run("docker", "start", container(host))
+    _wait_for_boot(host)
+
+
+def write_inventory(names: Sequence[str] | None = None) -> None:
+    """Write the inventory of the hosts there are, or of those named."""
+    names = hosts() if names is None else names
+    lines = ["# Written by test/bed/bed.py.", "all:", "  vars:"]
+    lines += [f"    ansible_user: ops\n    ansible_ssh_private_key_file: {KEY}"]
+    known = DIRECTORY / "known_hosts"
+    lines += [f"    ansible_ssh_common_args: -o UserKnownHostsFile={known} -o ControlPath={DIRECTORY}/cm-%r-%h"]
+    lines += ["  children:"]
+    for group, members in (("head", [HEAD]), ("workers", [name for name in names if name != HEAD])):
+        lines += [f"    {group}:", "      hosts:" if members else "      hosts: {}"]
+        lines += [f"        {name}: {{ansible_host: {address(name)}}}" for name in members]
+    INVENTORY.mkdir(parents=True, exist_ok=True)
+    (INVENTORY / "hosts.yml").write_text("\n".join(lines) + "\n")
+    keys = [f"{address(name)} {on(name, 'cat', '/etc/ssh/ssh_host_ed25519_key.pub').strip()}" for name in names]
+    known.write_text("\n".join(keys) + "\n")
+
+
+def _number(host: str) -> int:
+    found = re.fullmatch(r"worker_(\d+)", host)
+    if not found or not 1 <= int(found[1]) <= 200:
+        raise SystemExit(f"error: a host of the bed is {HEAD} or worker_1 to worker_200, not {host}")
+    return int(found[1])
+
+
+def _public_key() -> str:
+    DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not KEY.exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "modelserve bed", "-f", str(KEY))
+    return KEY.with_suffix(".pub").read_text()
+
+
+def _image(name: str) -> str:
+    """The image of a Debian release's host, built when this directory or the machine's certificates are new."""
+    certificates = sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
+    content = [PACKAGES.encode(), (HERE / "Dockerfile").read_bytes(), *(file.read_bytes() for file in certificates)]
+    image = f"modelserve-bed:{name}-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+    if run("docker", "images", "-q", image):
+        return image
+    print(f"building the image of Debian {name} hosts (half a minute)", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        tar, ca = Path(work) / "base.tar", Path(work) / "ca"
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", name, str(tar))
+        base = f"{image}-base"
+        run("docker", "import", "--change", f"LABEL {LABEL}=image", str(tar), base)
+        tar.unlink()
+        ca.mkdir()
+        for file in certificates:
+            shutil.copy(file, ca)
+        shutil.copy(HERE / "Dockerfile", work)
+        run("docker", "build", "--quiet", "--label", f"{LABEL}=image", "--build-arg", f"BASE={base}", "-t", image, work)
+    return image
+
+
+def _wait_for_boot(host: str) -> None:
+    deadline = time.monotonic() + 120
+    while on(host, "systemctl", "is-active", "ssh", check=False).strip() != "active":
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: {host} does not boot: {run('docker', 'logs', container(host))[-2000:]}")
+        time.sleep(0.3)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description="A test bed of real hosts in containers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up").add_argument("--workers", type=int, default=2)
+    commands.add_parser("add").add_argument("host")
+    commands.add_parser("down").add_argument("--images", action="store_true")
+    options = parser.parse_args()
+    if options.command == "down":
+        down(options.images)
+        return
+    if options.command == "up":
+        up(options.workers)
+    else:
+        add(options.host)
+        write_inventory()
+    print(f"inventory: {INVENTORY}\nhosts: {', '.join(hosts())}")
+
+
+if __name__ == "__main__":
+    main()
