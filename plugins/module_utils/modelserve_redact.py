@@ -18,7 +18,8 @@ KEY = re.compile(WORD, re.IGNORECASE)
 BY_CHANCE = re.compile(r"tokeniz|tokens|_(?:path|file|dir|mode|url|ip|port|size|ttl)$", re.IGNORECASE)
 
 BLOCK = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?:(?!-----).){0,20000}(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----)?",
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?:(?!-----).){0,20000}"
+    r"(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----)?",
     re.DOTALL,
 )
 BLOCK_END = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----")
@@ -41,7 +42,8 @@ ESCAPED_LINE = re.compile(
     re.IGNORECASE,
 )
 ASSIGNED = re.compile(
-    r"(?P<key>" + WORD + NAME + r""")(?P<quoted>\\*["'])?[\])]{0,2}[ \t]*(?:=>|->|[:=!]=*)[ \t]*""",
+    r"(?P<key>" + WORD + NAME + r""")(?P<quoted>\\*["'])?[\])]{0,2}"""
+    r"""(?:[ \t]*(?:=>|->|[:=!]=*)[ \t]*|\s{0,99},\s{0,99}\\*["']value\\*["']\s{0,99}:)""",
     re.IGNORECASE,
 )
 SCHEME = re.compile(r"(?:bearer|basic|digest|token|negotiate|apikey)[ \t]+", re.IGNORECASE)
@@ -50,7 +52,8 @@ STRING = re.compile(
     r"""[^\s,;}\])"':\\]*""",
     re.IGNORECASE | re.MULTILINE,
 )
-LITERAL = re.compile(r"(?:-?\d[\d.eE+-]*|true|false|null|none)(?=[\s,}\])\\\"']|$)", re.IGNORECASE)
+NOTHING = re.compile(r"(?:true|false|null|none)(?=[\s,}\])\\\"']|$)", re.IGNORECASE)
+NUMBER = re.compile(r"-?\d[\d.eE+-]*(?=[\s,}\])\\\"']|$)")
 BARE = re.compile(r"""(?:[^\s"\\]|\\.|"(?![\s,\]})]|$))+""", re.MULTILINE)
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
@@ -154,9 +157,9 @@ class Redactor:
         return "".join([*pieces, text[at:]])
 
     def _in_url(self, match):
-        login = match.group(2)
-        self._take("", unquote(login.partition(":")[2]))
-        return match.group(1) + self._take("", login.partition(":")[2])
+        user, _, password = match.group(2).partition(":")
+        self._take("", unquote(password or user))
+        return match.group(1) + self._take("", password or user)
 
     def _keep_key(self, match, separator):
         if not match.group("value").strip():
@@ -248,7 +251,9 @@ def _value_end(text, start, quoted_key):
         start = scheme.end()
     if text[start : start + 1] in BRACKETS and text[start : start + 1]:
         return _bracket_end(text, start)
-    match = STRING.match(text, start) or (quoted_key and LITERAL.match(text, start)) or BARE.match(text, start)
+    if quoted_key and NOTHING.match(text, start):
+        return start
+    match = STRING.match(text, start) or (quoted_key and NUMBER.match(text, start)) or BARE.match(text, start)
     return match.end() if match else start
 
 

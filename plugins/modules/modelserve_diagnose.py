@@ -55,6 +55,7 @@ content:
 """
 
 import base64
+import contextlib
 import glob
 import io
 import json
@@ -234,9 +235,10 @@ class Host:
                 if self.inside(path):
                     self.attempt(path, lambda path=path: self.take_file(path))
         entries = []
+        until = time.monotonic() + TIMEOUT_S  # environments have many files, and a slow disk shows it
         for path in sorted(glob.glob(os.path.join(glob.escape(self.home), "store", "*", "*"))):
             when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.lstat(path).st_mtime))
-            entries.append("{0}  {1:>12}  {2}".format(when, tree_size(path), os.path.relpath(path, self.home)))
+            entries.append("{0}  {1:>12}  {2}".format(when, tree_size(path, until), os.path.relpath(path, self.home)))
         self.states["states/store.txt"] = "\n".join(entries or ["the store is empty, or not there"]) + "\n"
 
     def take_file(self, path):
@@ -269,6 +271,7 @@ class Host:
             return
         mine = ["--filter", "label=modelserve.role"]
         self.states["states/docker.txt"] = report(["docker", "version"], ["docker", "info"])
+        self.redactor.learn(self.redactor.text, self.states["states/docker.txt"])  # it may name a proxy
         self.states["states/containers.txt"] = report(["docker", "ps", "--all", "--no-trunc", "--size"] + mine)
         self.states["states/images.txt"] = report(["docker", "images", "--filter", "label=modelserve.part"])
         ids = run(["docker", "ps", "--all", "--quiet"] + mine)[1].split()
@@ -317,7 +320,10 @@ class Host:
         for directory, _, names in os.walk(top):
             for name in names:
                 path = os.path.join(directory, name)
-                entry = os.lstat(path)
+                try:
+                    entry = os.lstat(path)
+                except FileNotFoundError:  # Ray rotates its logs
+                    continue
                 if stat.S_ISREG(entry.st_mode) and entry.st_size and self.inside(path):
                     found.append((entry.st_mtime, entry.st_size, path, os.path.relpath(path, top)))
         found.sort(reverse=True)
@@ -419,12 +425,15 @@ def free(path):
     return "{0} MiB free of {1} MiB at {2}".format(usage.free // 2**20, usage.total // 2**20, path)
 
 
-def tree_size(path):
-    """Bytes of the regular files in ``path``."""
+def tree_size(path, until):
+    """Bytes of the files in ``path``; not known where counting them would go on after ``until``."""
     total = os.lstat(path).st_size if os.path.isfile(path) else 0
     for directory, _, names in os.walk(path):
+        if time.monotonic() > until:
+            return "not counted"
         for name in names:
-            total += os.lstat(os.path.join(directory, name)).st_size
+            with contextlib.suppress(FileNotFoundError):  # the store is in use
+                total += os.lstat(os.path.join(directory, name)).st_size
     return total
 
 
