@@ -79,7 +79,9 @@ def _verdict(part):
         return "unreachable", _first_line(part.get("msg"))
     if "part" not in part:
         return "failed", _first_line(part.get("msg"))
-    return "collected" if not part["problems"] else "in part", part["headline"]
+    if part["problems"]:
+        return "in part", f"{part['headline']}; {len(part['problems'])} not collected, see its summary.txt"
+    return "collected", part["headline"]
 
 
 def _first_line(message):

@@ -236,10 +236,17 @@ def _merged(spans):
 
 
 def _without_block_ends(text):
-    """A key block whose beginning was cut off: what may belong to it goes."""
+    """A key block whose beginning was cut off: what may belong to it goes, be there a time before each line or not."""
     match = BLOCK_END.search(text)
     while match:
-        text = text[: match.start()].rstrip(BLOCK_CHARACTERS) + MARK + text[match.end() :]
+        head = text[: match.start()].rstrip(BLOCK_CHARACTERS)
+        lines = head.split("\n")
+        least = 1  # a block's last line may be short, the others are not
+        while len(lines) > 1 and len(lines[-2]) - len(lines[-2].rstrip(BLOCK_CHARACTERS)) >= least:
+            lines.pop()
+            lines[-1] = lines[-1].rstrip(BLOCK_CHARACTERS)
+            least = 16
+        text = "\n".join(lines) + MARK + text[match.end() :]
         match = BLOCK_END.search(text)
     return text
 

@@ -310,7 +310,7 @@ class Host:
                 else:
                     failed = code != 0
                 if failed:
-                    why = "no answer within {0} s".format(TIMEOUT_S) if code in (124, 137) else last_line(out)
+                    why = "no answer within {0} s".format(TIMEOUT_S) if code in (124, 137) else reason(out)
                     self.problems.append("{0}: {1}".format(" ".join(argv), why))
 
     def find_logs(self):
@@ -437,10 +437,11 @@ def tree_size(path, until):
     return total
 
 
-def last_line(text):
-    """What a failed command said last."""
+def reason(text):
+    """Why a command failed: its error, or what it said last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    errors = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1][:200]
 
 
 def served(text):

@@ -17,11 +17,10 @@ from urllib.parse import quote
 
 import ansible.module_utils
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 
@@ -35,7 +34,6 @@ def load(file: str) -> ModuleType:
 
 Redactor = load("module_utils/modelserve_redact.py").Redactor
 diagnose = load("modules/modelserve_diagnose.py")
-sys.dont_write_bytecode = before
 
 # A secret has characters that no text around it has, so that finding it is no accident.
 letters = st.characters(codec="ascii", categories=["L", "N"])
@@ -93,11 +91,13 @@ WRITTEN = [
     "-----BEGIN RSA PRIVATE KEY-----\n{}\n{}==\n-----END RSA PRIVATE KEY-----",
     '"key": "-----BEGIN PRIVATE KEY-----\\n{}\\n{}\\n-----END PRIVATE KEY-----\\n"',
     "{}\n{}==\n-----END OPENSSH PRIVATE KEY-----",
+    "01:02:03.4Z x{0:A<30}\n01:02:03.4Z {0:A<30}\n01:02:03.5Z {0}==\n01:02:03.6Z -----END RSA PRIVATE KEY-----",
     "-----BEGIN EC PRIVATE KEY-----\n{}",
 ]
 
 
 @pytest.mark.parametrize("form", WRITTEN)
+@settings(max_examples=20)
 @given(secret=words, before=st.sampled_from(["", "plain words\n"]), after=st.sampled_from(["", "\nmore words 7"]))
 def test_a_secret_nobody_knows_is_found_by_how_it_is_written(form: str, secret: str, before: str, after: str) -> None:
     text = before + form.format(secret, secret) + after
@@ -132,12 +132,12 @@ def test_a_document_stays_a_document() -> None:
 def test_long_lines_take_no_time() -> None:
     redactor = Redactor()
     for hard in (
-        "A" * 300_000,
-        "token" * 60_000,
-        "://a:1" * 50_000,
-        '\\"' * 150_000,
-        "-token" * 50_000,
-        "[{" * 150_000,
+        "A" * 100_000,
+        "token" * 20_000,
+        "://a:1" * 20_000,
+        '\\"' * 120_000,
+        "-token" * 20_000,
+        "[{" * 120_000,
     ):
         redactor.text(hard)
 
