@@ -1,4 +1,4 @@
-"""Ansible's default output, with a long command's task named before its lines, not after."""
+"""Ansible's default output, with a long command's task named before its lines, not after, and a result as last line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ short_description: The default output; show_command's banner comes first
 description:
   - With skipped hosts hidden, the default output names a task when its first result is there.
   - A task that shows lines while it runs needs its name before them.
+  - The statistic C(modelserve_last_line) of a run is shown below the recap.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -20,7 +21,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 
 class CallbackModule(Default):
-    """The default callback, but for one case."""
+    """The default callback, but for two cases."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
@@ -29,5 +30,12 @@ class CallbackModule(Default):
     def v2_playbook_on_task_start(self, task, is_conditional):
         """Name the task at once when it will show lines."""
         super().v2_playbook_on_task_start(task, is_conditional)
-        if task.action in ("show_command", "show_table") and self._last_task_banner != task._uuid:
+        if task.action in ("show_command", "show_table", "diagnose_archive") and self._last_task_banner != task._uuid:
             self._print_task_banner(task)
+
+    def v2_playbook_on_stats(self, stats):
+        """End with what the run was for, where an action said so."""
+        super().v2_playbook_on_stats(stats)
+        line = stats.custom.get("_run", {}).get("modelserve_last_line")
+        if line:
+            self._display.display(line)
