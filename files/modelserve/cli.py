@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     command("plan", _plan, "Show what an apply would change; change nothing.")
     apply = command("apply", _apply, "Make the cluster serve what conf.ini says.")
     apply.add_argument("--keep-going", action="store_true", help="apply the good changes though others fail")
-    command("status", _status, "Show what is served.")
+    status = command("status", _status, "Show what is served.")
+    status.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait until all of it runs")
     check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
     check.add_argument("--project", type=Path, help="directory that holds them (default: modelserve_home)")
     check.add_argument("--conf", help="conf.ini to check; '-' reads standard input")
@@ -123,9 +124,20 @@ def _apply(options: argparse.Namespace) -> None:
 def _status(options: argparse.Namespace) -> int:
     from modelserve.show import status_table
 
-    rows = _controller(options).status()
+    controller = _controller(options)
+    deadline = time.monotonic() + options.wait
+    while True:
+        rows = controller.status()
+        well = all(row["status"] == "STOPPING" or _runs(row) for row in rows)
+        if well or time.monotonic() >= deadline:
+            break
+        time.sleep(0.5)
     print(json.dumps({"ok": True, "algorithms": rows}) if options.json else status_table(rows))
-    return 0 if all(row["status"] in ("RUNNING", "STOPPING") for row in rows) else FAILED
+    return 0 if well or all(row["status"] in ("RUNNING", "STOPPING") for row in rows) and not options.wait else FAILED
+
+
+def _runs(row: dict[str, Any]) -> bool:
+    return bool(row["status"] == "RUNNING" and row["replicas"] >= row["wanted"])
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -51,7 +51,8 @@ class Gateway:
             UserError: HAProxy refuses it; the old configuration is put back, and never stopped working.
         """
         self._refuse_taken(port)
-        text = render(port, self._settings.gateway_bind, self._settings.ingresses)
+        settings = self._settings
+        text = render(port, settings.gateway_bind, settings.ingresses, settings.retry_unanswered)
         old = self._config.read_text() if self._config.exists() else None
         if text == old:
             return False
@@ -154,16 +155,19 @@ def _reachable(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
-def render(port: int, bind: Sequence[str], servers: Sequence[str]) -> str:
+def render(port: int, bind: Sequence[str], servers: Sequence[str], retry_unanswered: bool = True) -> str:
     """HAProxy's configuration.
 
     Args:
         port: the HTTP port clients call.
         bind: addresses to listen on.
         servers: ``host:port`` of the Serve ingresses.
+        retry_unanswered: whether a request goes to another ingress when one dies before it answered.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(TEMPLATE.read_text())
-    return template.render(port=port, bind=bind, servers=servers, health_path=HEALTH_PATH)
+    return template.render(
+        port=port, bind=bind, servers=servers, retry_unanswered=retry_unanswered, health_path=HEALTH_PATH
+    )

@@ -40,13 +40,16 @@ PORTS: Mapping[str, int] = {
 HEAD_PORTS: Mapping[str, int] = {"port": 6370, "dashboard-port": 8265, "ray-client-server-port": 10001}
 # What else listens on the head. The gateway's port is conf.ini's.
 SERVICE_PORTS: Mapping[str, int] = {"store": STORE_PORT}
+NAME_LABEL = "modelserve.node"
 KEPT_SESSIONS = 2
 RETRY_S = 3
 # Serve's ingress: a replica or a host that is gone is noticed in a second, not in five. A connection within a cluster
-# is made in milliseconds, or not at all.
+# is made in milliseconds, or not at all. Requests are tried twice more and not without end, so that one that kills its
+# replica kills three at most.
 INGRESS = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
+    "RAY_SERVE_HAPROXY_RETRIES": "2",
 }
 
 
@@ -65,7 +68,7 @@ def start_command(
     Args:
         role: ``head`` or ``worker``.
         home: modelserve_home.
-        name: what the node is called, in the inventory and in Ray; empty lets Ray choose.
+        name: what the node is called in the inventory; a label in Ray.
         head_address: the head's host, for a worker.
         node_ip: this node's address in the cluster; empty lets Ray choose.
         gpus: ``auto`` for what Ray finds, else their number.
@@ -76,8 +79,8 @@ def start_command(
         options = {**options, **HEAD_PORTS, "dashboard-host": "127.0.0.1", "include-dashboard": "true"}
     else:
         options["address"] = f"{head_address}:{HEAD_PORTS['port']}"
-    if name:
-        options["node-name"] = name
+    if name:  # not Ray's node-name, which Serve takes for an address
+        options["labels"] = f"{NAME_LABEL}={name}"
     if node_ip:
         options["node-ip-address"] = node_ip
     if gpus != "auto":

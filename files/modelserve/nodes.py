@@ -32,7 +32,7 @@ class Nodes:
         Raises:
             UserError: Ray does not answer.
         """
-        alive = {node["node_name"]: node for node in self._ray.nodes()}
+        alive = {node["name"]: node for node in self._ray.nodes()}
         replicas = self._replicas()
         rows = []
         for name, address in {HEAD: "", **self._settings.workers}.items():
@@ -57,7 +57,7 @@ class Nodes:
         """
         if name == HEAD:
             raise UserError("the head cannot be drained", "Only workers can")
-        node = next((node for node in self._ray.nodes() if node["node_name"] == name), None)
+        node = next((node for node in self._ray.nodes() if node["name"] == name), None)
         if node is None:
             if name not in self._settings.workers:
                 known = ", ".join(self._settings.workers) or "none"

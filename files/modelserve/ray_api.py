@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.errors import Problem, UserError
+from modelserve.node import NAME_LABEL
 from modelserve.settings import Settings
 
 TIMEOUT_S = 60
@@ -37,11 +38,13 @@ class RayAPI:
         self._request("PUT", "/api/serve/applications/", config)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive: ``NodeState`` documents of Ray's state API, the head's first."""
+        """The nodes that are alive: ``NodeState`` documents of Ray's state API, each with its ``name`` in the inventory,
+        the head's first."""
         alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
         nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
-        return sorted(nodes, key=lambda node: (not node["is_head_node"], node["node_name"]))
+        nodes = [{**node, "name": node["labels"].get(NAME_LABEL, node["node_ip"])} for node in nodes]
+        return sorted(nodes, key=lambda node: (not node["is_head_node"], node["name"]))
 
     def ingress_answers(self, route: str) -> bool:
         """Whether Serve's ingress on this machine has replicas behind a route.

@@ -23,6 +23,7 @@ class Settings(BaseModel):
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
+        retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
         workers: addresses of the workers by name, from ``workers.json``, which Ansible writes when workers come and go.
     """
 
@@ -37,6 +38,7 @@ class Settings(BaseModel):
     deploy_timeout_s: float = 600
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
+    retry_unanswered: bool = True
     workers: dict[str, str] = {}
 
     @classmethod

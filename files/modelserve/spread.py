@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modelserve.errors import UserError
+from modelserve.node import NAME_LABEL
 from modelserve.settings import Settings
 
 Progress = Callable[[str], None]
@@ -31,7 +32,11 @@ def to_workers(progress: Progress) -> None:
     ray.init(address="auto", namespace="modelserve", log_to_driver=False, logging_level="ERROR")
     try:
         fetch = ray.remote(num_cpus=0, max_retries=0)(_fetch)
-        workers = {node["NodeID"]: node["NodeName"] for node in ray.nodes() if node["Alive"] and not _is_head(node)}
+        workers = {
+            node["NodeID"]: node["Labels"].get(NAME_LABEL, node["NodeManagerAddress"])
+            for node in ray.nodes()
+            if node["Alive"] and not _is_head(node)
+        }
         waiting = {
             fetch.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): name
             for node, name in workers.items()
