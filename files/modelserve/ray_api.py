@@ -38,8 +38,8 @@ class RayAPI:
         self._request("PUT", "/api/serve/applications/", config)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive: ``NodeState`` documents of Ray's state API, each with its ``name`` in the inventory,
-        the head's first."""
+        """The nodes that are alive, the head's first: ``NodeState`` documents of Ray's state API, each with its ``name``
+        in the inventory."""
         alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
         nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]

@@ -16,7 +16,7 @@ PAUSE_S = 0.03
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it was sent, how long it took (s), its HTTP status (0: none) and what was wrong, if anything."""
+    """One request: when it was sent, how long it took (s), its HTTP status (0: none) and what was wrong, if it was."""
 
     at: float
     seconds: float
