@@ -44,12 +44,14 @@ ansible_facts:
 import glob
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
+SYS = "/sys"
 
 
 def distribution():
@@ -96,6 +98,50 @@ def gpus(module):
         return []
     code, out, _ = module.run_command(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     return [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
+
+
+def content(path):
+    """What a small file holds, or nothing when it is not there."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def nvidia(module, names, client):
+    """What stands between Docker and NVIDIA's GPUs: devices, driver, toolkit, and the runtime in Docker."""
+    devices = [os.path.dirname(path) for path in glob.glob(SYS + "/bus/pci/devices/*/vendor")]
+    devices = [path for path in devices if content(path + "/vendor") == "0x10de"]
+    devices = [path for path in devices if content(path + "/class").startswith("0x03")]  # displays and accelerators
+    found = {
+        # A device that is handed to a virtual machine is none of this host's.
+        "pci": len([path for path in devices if not os.path.realpath(path + "/driver").endswith("/vfio-pci")]),
+        "smi": shutil.which("nvidia-smi"),
+        "error": "",
+        "gpus": len(names),
+        "driver": content(SYS + "/module/nvidia/version"),
+        "toolkit": "",
+        "runtime": False,
+    }
+    if found["smi"] and not names:
+        code, out, err = module.run_command([found["smi"], "--query-gpu=name", "--format=csv,noheader"])
+        if code != 0:
+            found["error"] = " ".join((out + " " + err).split()) or "exit status {0}".format(code)
+    if not found["smi"] and not found["pci"]:
+        return found
+    if shutil.which("nvidia-ctk"):
+        code, out, _ = module.run_command(["nvidia-ctk", "--version"])
+        found["toolkit"] = (out.splitlines() or [""])[0].split(" ")[-1] if code == 0 else ""
+    if client:
+        code, out, _ = module.run_command([client, "info", "--format", "{{json .}}"])
+        info = json.loads(out) if code == 0 else {}
+        # Directories of device specifications are named only by a Docker that reads them.
+        specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
+        found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
+            "nvidia.com/gpu" in content(path) for path in specs
+        )
+    return found
 
 
 def certificates():
@@ -203,6 +249,7 @@ def main():
     )
     engine = docker(module)
     made = containers(module, engine["client"]) if engine["reachable"] else {}
+    names = gpus(module)
     facts = {
         "distribution": distribution(),
         "systemd": os.path.isdir("/run/systemd/system"),
@@ -212,7 +259,8 @@ def main():
         "commands": {name: shutil.which(name) for name in module.params["commands"]},
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),
-        "gpus": gpus(module),
+        "gpus": names,
+        "nvidia": nvidia(module, names, engine["client"]),
         "certificates": certificates(),
         "containers": made,
         "images": images(module, engine["client"]) if engine["reachable"] else [],
