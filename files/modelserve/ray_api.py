@@ -38,7 +38,7 @@ class RayAPI:
         self._request("PUT", "/api/serve/applications/", config)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, the head's first: ``NodeState`` documents of Ray's state API, each with its ``name``
+        """The nodes that are alive, the head's first: ``NodeState`` of Ray's state API, each with its ``name``
         in the inventory."""
         alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))

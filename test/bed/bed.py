@@ -5,15 +5,18 @@
     bed.py add worker_3         one host more
     bed.py down                 remove hosts, volumes and network; images stay (--images removes them too)
 
+``$MODELSERVE_BED`` names the bed, of which there may be several: ``bed`` (the default), ``test``, ``bench``.
+
 Hosts are virgin when made: no Docker, nothing of modelserve's. The head and the odd workers run Debian 13, the even
-workers Debian 12. What belongs to the bed carries the label ``modelserve.bed``; its files lie in
-``/var/tmp/modelserve-bed``.
+workers Debian 12. What belongs to a bed carries the label ``modelserve.bed=<name>``; its files lie in
+``/var/tmp/modelserve-bed-<name>``.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -24,10 +27,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+SUBNETS = {"bed": "172.31.77", "test": "172.31.78", "bench": "172.31.79"}
+BED = os.environ.get("MODELSERVE_BED", "bed")
+SUBNET = SUBNETS[BED]
 LABEL = "modelserve.bed"
-NETWORK = "modelserve-bed"
-SUBNET = "172.31.77"
-DIRECTORY = Path("/var/tmp/modelserve-bed")
+HOST_LABEL = "modelserve.bed.host"
+NETWORK = f"modelserve-bed-{BED}"
+DIRECTORY = Path(f"/var/tmp/modelserve-bed-{BED}")
 INVENTORY = DIRECTORY / "inventory"
 KEY = DIRECTORY / "ssh_key"
 PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,iproute2,procps,kmod,ca-certificates"
@@ -55,7 +61,7 @@ def run(*command: str, check: bool = True, stdin: str | None = None) -> str:
 
 def container(host: str) -> str:
     """The name of a host's container on this machine."""
-    return f"modelserve-bed-{host.replace('_', '-')}"
+    return f"{NETWORK}-{host.replace('_', '-')}"
 
 
 def address(host: str) -> str:
@@ -70,8 +76,8 @@ def release(host: str) -> str:
 
 def hosts() -> list[str]:
     """The hosts there are, running or not, the head first."""
-    names = run("docker", "ps", "-a", "--filter", f"label={LABEL}", "--format", '{{.Label "' + LABEL + '"}}').split()
-    return sorted(names)
+    template = '{{.Label "' + HOST_LABEL + '"}}'
+    return sorted(run("docker", "ps", "-a", "--filter", f"label={LABEL}={BED}", "--format", template).split())
 
 
 def on(host: str, *command: str, check: bool = True) -> str:
@@ -83,7 +89,7 @@ def up(workers: int) -> None:
     """Make and start a head and workers, and write the inventory."""
     names = [HEAD, *(f"worker_{number + 1}" for number in range(workers))]
     if not run("docker", "network", "ls", "-q", "--filter", f"name=^{NETWORK}$"):
-        network = ["docker", "network", "create", "--label", LABEL, "--subnet", f"{SUBNET}.0/24", NETWORK]
+        network = ["docker", "network", "create", "--label", f"{LABEL}={BED}", "--subnet", f"{SUBNET}.0/24", NETWORK]
         run(*network)
     for name in names:
         add(name)
@@ -100,7 +106,16 @@ def add(host: str) -> None:
         image = _image(release(host))
         run(
             *("docker", "run", "--detach", "--name", container(host), "--hostname", host.replace("_", "-")),
-            *("--label", f"{LABEL}={host}", "--network", NETWORK, "--ip", address(host)),
+            *(
+                "--label",
+                f"{LABEL}={BED}",
+                "--label",
+                f"{HOST_LABEL}={host}",
+                "--network",
+                NETWORK,
+                "--ip",
+                address(host),
+            ),
             *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image),
         )
     _wait_for_boot(host)
@@ -112,13 +127,14 @@ def add(host: str) -> None:
 
 
 def down(images: bool = False) -> None:
-    """Remove the bed."""
-    names = run("docker", "ps", "-aq", "--filter", f"label={LABEL}").split()
+    """Remove the bed; with ``images``, those of all beds too."""
+    own = f"label={LABEL}={BED}"
+    names = run("docker", "ps", "-aq", "--filter", own).split()
     if names:
         run("docker", "rm", "--force", "--volumes", *names)
-    for volume in run("docker", "volume", "ls", "-q", "--filter", "name=^modelserve-bed-").split():
+    for volume in run("docker", "volume", "ls", "-q", "--filter", f"name=^{NETWORK}-").split():
         run("docker", "volume", "rm", volume)
-    for network in run("docker", "network", "ls", "-q", "--filter", f"label={LABEL}").split():
+    for network in run("docker", "network", "ls", "-q", "--filter", own).split():
         run("docker", "network", "rm", network)
     if images:
         found = run("docker", "images", "-q", "--filter", f"label={LABEL}").split()

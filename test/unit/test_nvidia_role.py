@@ -215,7 +215,7 @@ def test_a_host_that_is_to_use_no_gpu_skips_one_task(good: Ran, name: str) -> No
 
 
 def test_docker_is_not_asked_more_where_nothing_of_nvidia_is(good: Ran) -> None:
-    assert (good.folder / "cpu" / "docker.asked").read_text().split() == ["version"]
+    assert "info" not in (good.folder / "cpu" / "docker.asked").read_text().split()
     assert "info" in (good.folder / "well" / "docker.asked").read_text().split()
 
 
