@@ -61,6 +61,7 @@ class Controller:
         self._store = Store(settings.home / "store")
         self._ray = RayAPI(settings)
         self._gateway = Gateway(settings)
+        self._spread_file = settings.home / "spread.json"
         self._releases = Releases(settings.home / "releases", settings.keep_releases)
 
     def read(self) -> tuple[Conf, str]:
@@ -203,23 +204,30 @@ class Controller:
         published = manifest.Manifest.load(self._store.root / manifest.NAME)
         contents = manifest.contents(wanted, self._store)
         published.model_copy(update={"needed": contents, "kept": tuple(stay)}).publish(self._store)
+        # A worker that restarts drops what is not kept: it does not count as being there.
+        self._remember_spread(set(self._on_workers()) & set(stay))
         return tuple(stay)
 
     def _spread(self) -> None:
         """Have every live worker fetch what the manifest names, before Serve may start replicas there."""
         if not self._settings.workers:
             return
-        file = self._settings.home / "spread.json"
         needed = [content.path for content in manifest.Manifest.load(self._store.root / manifest.NAME).needed]
-        try:
-            had = json.loads(file.read_text())
-        except (OSError, ValueError):
-            had = []
-        if set(needed) <= set(had):  # who joined since has it too
+        if set(needed) <= set(self._on_workers()):
             return
         self._progress("bringing what is new to the workers")
         spread.to_workers(self._progress)
-        write_atomically(file, json.dumps(needed))
+        self._remember_spread(needed)
+
+    def _on_workers(self) -> list[str]:
+        """The paths that every worker has: those alive then fetched them, those that joined since did so before."""
+        try:
+            return list(json.loads(self._spread_file.read_text()))
+        except (OSError, ValueError):
+            return []
+
+    def _remember_spread(self, paths: Iterable[str]) -> None:
+        write_atomically(self._spread_file, json.dumps(sorted(paths)))
 
     def _put(self, applications: dict[str, dict[str, Any]]) -> None:
         self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))

@@ -93,8 +93,9 @@ class Nodes:
         for name, application in self._ray.serve_details()["applications"].items():
             for deployment in application["deployments"].values():
                 for replica in deployment["replicas"]:
-                    # One that stops has its successor running already, and drains by itself.
-                    if replica["state"] not in ("STOPPING", "STOPPED"):
+                    # One that stops has its successor running already, and drains by itself; one without a node
+                    # waits for room.
+                    if replica["state"] not in ("STOPPING", "STOPPED") and replica.get("node_id"):
                         found.setdefault(replica["node_id"], []).append(name)
         return found
 

@@ -53,6 +53,10 @@ class Cluster:
         text = self.ctl("nodes", "--json")
         return {row["name"]: row for row in json.loads(text).get("nodes", [])} if text.startswith("{") else {}
 
+    def state(self, name: str) -> str:
+        """A node's state; empty while it is not known."""
+        return str(self.nodes().get(name, {}).get("state", ""))
+
     def wait_until(self, what: str, true: Any, seconds: float = 180) -> float:
         """Wait until ``true()`` is; returns the seconds that took."""
         started = time.monotonic()

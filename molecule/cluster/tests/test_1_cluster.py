@@ -18,12 +18,19 @@ WORKERS = ("worker_1", "worker_2")
 def test_replicas_are_spread_over_the_workers_and_share_gpus(cluster: Cluster) -> None:
     nodes = cluster.nodes()
     assert {name: row["state"] for name, row in nodes.items()} == dict.fromkeys(["head", *WORKERS], "UP")
-    # Four replicas of half a GPU on two GPUs, and none on the head, which has no GPU.
+    # Four replicas of half a GPU, and none on the head, which has no GPU.
     assert {name: (row["gpus"], row["replicas"]) for name, row in nodes.items()} == {
         "head": (0, 0),
-        "worker_1": (1, 2),
-        "worker_2": (1, 2),
+        "worker_1": (2, 2),
+        "worker_2": (2, 2),
     }
+    # Eight halves fill four GPUs; a ninth has no room.
+    cluster.edit("conf.ini", r"replicas = 2(?=\ngpu_cost = 0.5\nroute = extract)", "replicas = 6")
+    cluster.playbook("playbooks/deploy.yml")
+    assert {name: row["replicas"] for name, row in cluster.nodes().items()} == {"head": 0, "worker_1": 4, "worker_2": 4}
+    cluster.edit("conf.ini", "replicas = 6", "replicas = 2")
+    cluster.playbook("playbooks/deploy.yml")
+    cluster.wait_for(*WORKERS)
 
 
 def test_the_gateway_answers_from_all_workers(cluster: Cluster) -> None:
@@ -85,13 +92,13 @@ def test_an_environment_is_built_once_and_shares_files_with_the_one_before(clust
 
 def test_a_worker_that_was_off_during_a_deploy_catches_up_before_it_joins(cluster: Cluster) -> None:
     bed.on("worker_2", "docker", "kill", "modelserve_worker_2")
-    cluster.wait_until("worker_2 away", lambda: cluster.nodes()["worker_2"]["state"] == "AWAY")
+    cluster.wait_until("worker_2 away", lambda: cluster.state("worker_2") == "AWAY")
     cluster.edit("conf.ini", "replicas = 2", "replicas = 1")
     cluster.edit("algopkg/AlgoExample/backend.py", "NEW = True", "NEWER = True")
     cluster.playbook("playbooks/deploy.yml")
     cluster.edit("conf.ini", "replicas = 1", "replicas = 2")
     bed.on("worker_2", "docker", "start", "modelserve_worker_2")
-    cluster.wait_until("worker_2 up", lambda: cluster.nodes()["worker_2"]["state"] == "UP")
+    cluster.wait_until("worker_2 up", lambda: cluster.state("worker_2") == "UP")
     log = bed.on("worker_2", "sh", "-c", "docker logs --since 60s modelserve_worker_2 2>&1")
     assert log.index("fetching pkg/AlgoExample-") < log.index("ray start")
     cluster.playbook("playbooks/deploy.yml")
@@ -109,7 +116,7 @@ def test_a_worker_whose_disk_is_full_says_so_and_goes_on_when_there_is_space(clu
         cluster.wait_until(
             "the reason", lambda: full in bed.on("worker_2", "sh", "-c", " ".join(health) + " 2>&1; true")
         )
-        assert cluster.nodes()["worker_2"]["state"] == "AWAY"
+        assert cluster.state("worker_2") == "AWAY"
         log = bed.on("worker_2", "sh", "-c", "docker logs --since 60s modelserve_worker_2 2>&1").splitlines()
         assert sum(full in line for line in log) == 1, "one clear line, not one per attempt"
         bed.on("worker_2", "mount", "-o", "remount,size=3g", store)
