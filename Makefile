@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up down purge status smoke check test lint unit molecule bed bed-down bench lock venv venv-dev
+.PHONY: help up down purge status smoke check test lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,16 +40,16 @@ lint: venv-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint -s .
-	$(BIN)/shellcheck scripts/*.sh files/image/*.sh roles/docker/files/*.sh .ci/run
+	$(BIN)/shellcheck scripts/*.sh files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
 unit: venv-dev
 	$(BIN)/pytest -q test/unit
 
-test: check molecule ## All tests, real one-machine runs included
+test: check molecule ## All tests: pure ones, one machine for real, a cluster of real hosts
 
 molecule: venv-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default -s bookworm
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default -s bookworm -s cluster
 
 bed: venv ## Start a test bed: a head and two workers as virgin hosts, reached over SSH
 	$(BIN)/python test/bed/bed.py up
@@ -59,6 +59,9 @@ bed-down: ## Throw the test bed away
 
 bench: venv-dev ## Measure: requests per second beside stock Ray Serve, times of set-up and change
 	$(BIN)/python bench/run.py
+
+bench-hosts: venv-dev ## Measure what a host costs: runs on 3 real and 50 stand-in hosts (20 minutes)
+	$(BIN)/python bench/hosts.py
 
 lock: venv-dev ## Resolve the lock files anew
 	scripts/lock.sh

@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("name", help="the worker's name in the inventory")
     drain.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds it may take (default: 300)")
     drain.add_argument("--force", action="store_true", help="though replicas find no room elsewhere, or stay")
+    forget = command("forget", _forget, "Take a worker that is gone out of the list of workers.")
+    forget.add_argument("name", help="the worker's name in the inventory")
     command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
     test = command("test", _test, "Load a package in its own environment and ask it one request; deploys nothing.")
     test.add_argument("name", help="the package under algopkg/")
@@ -209,6 +211,13 @@ def _drain(options: argparse.Namespace) -> None:
     there = nodes.drain(options.name, options.timeout, options.force)
     text = f"{options.name} is drained" if there else f"{options.name} is off: there is nothing to drain"
     print(json.dumps({"ok": True, "drained": there}) if options.json else text)
+
+
+def _forget(options: argparse.Namespace) -> None:
+    from modelserve.nodes import Nodes
+
+    Nodes(Settings.load(), print).forget(options.name)
+    print(json.dumps({"ok": True}) if options.json else f"{options.name} is forgotten")
 
 
 def _store(options: argparse.Namespace) -> None:

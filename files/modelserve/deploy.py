@@ -260,6 +260,7 @@ class Controller:
             name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()
         }
         healthy: Counter[str] = Counter()
+        failing: Counter[str] = Counter()
         deadline = time.monotonic() + self._settings.deploy_timeout_s
         said: dict[str, tuple[str, float]] = {}
         while waiting:
@@ -269,15 +270,22 @@ class Controller:
                 if waiting[name].needs_new_replicas and not aims_at(details, wanted[name]):
                     before[name] |= replica_ids(details)
                 outcome = outcome_of(details, wanted[name], before[name])
+                if outcome.state is not Outcome.State.HEALTHY:
+                    healthy[name] = 0
+                if outcome.state is not Outcome.State.FAILED:
+                    failing[name] = 0
                 if outcome.state is Outcome.State.HEALTHY:
                     healthy[name] += 1
                     if healthy[name] < outcome.sightings and not quiet:
                         continue
                 elif outcome.state is Outcome.State.WAITING:
-                    healthy[name] = 0
                     self._say_once(said, name, outcome.text)
                     continue
                 else:
+                    failing[name] += 1
+                    if failing[name] < outcome.sightings:
+                        self._say_once(said, name, f"unhealthy: {outcome.text}")
+                        continue
                     failed[name] = outcome.text
                 del waiting[name]
                 if not quiet or name in said:

@@ -8,13 +8,15 @@ from typing import Any
 
 SIGHTINGS = 2
 SIGHTINGS_WHILE_DRAINING = 8
+# 20 s: a replica that died with its node makes an application unhealthy until its successor runs.
+SIGHTINGS_OF_UNHEALTHY = 80
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How far a deployment is: its state and a line about it; for a failure, the replica's own error.
 
-    ``sightings`` is how often in a row a healthy outcome must be seen to be believed.
+    ``sightings`` is how often in a row an outcome must be seen to be believed.
     """
 
     class State(enum.Enum):
@@ -43,7 +45,8 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     deployments = list(details.get("deployments", {}).values())
     if details["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
         messages = [details.get("message", ""), *(deployment.get("message", "") for deployment in deployments)]
-        return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)))
+        lasting = SIGHTINGS_OF_UNHEALTHY if details["status"] == "UNHEALTHY" else 1
+        return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)), lasting)
     options = wanted["deployments"][0]
     target = options["num_replicas"]
     replicas = [replica for deployment in deployments for replica in deployment.get("replicas", [])]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from modelserve.errors import UserError
+from modelserve.gateway import Gateway
 from modelserve.node import HEAD_PORTS
 from modelserve.ray_api import RayAPI
 from modelserve.settings import Settings
+from modelserve.store import write_atomically
 
 Progress = Callable[[str], None]
 POLL_S = 0.5
@@ -86,6 +89,12 @@ class Nodes:
                 )
             time.sleep(POLL_S)
         return True
+
+    def forget(self, name: str) -> None:
+        """Take a worker out of ``workers.json``, and so out of the gateway's list."""
+        stay = {worker: address for worker, address in self._settings.workers.items() if worker != name}
+        write_atomically(self._settings.home / "workers.json", json.dumps(stay, indent=4) + "\n")
+        Gateway(self._settings.model_copy(update={"workers": stay})).refresh()
 
     def _replicas(self) -> dict[str, list[str]]:
         """Names of the applications that have replicas on a node, one per replica, by node id."""

@@ -98,12 +98,10 @@ def up(workers: int) -> None:
 
 def add(host: str) -> None:
     """Make and start one host, and wait until it can be reached over SSH."""
-    key = _public_key()
     existing = run("docker", "ps", "-aq", "--filter", f"name=^{container(host)}$").strip()
     if existing:
         run("docker", "start", container(host))
     else:
-        image = _image(release(host))
         run(
             *("docker", "run", "--detach", "--name", container(host), "--hostname", host.replace("_", "-")),
             *(
@@ -116,14 +114,17 @@ def add(host: str) -> None:
                 "--ip",
                 address(host),
             ),
-            *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image),
+            *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image(release(host))),
         )
     _wait_for_boot(host)
-    authorized = "/home/ops/.ssh/authorized_keys"
-    run(
-        *("docker", "exec", "-i", container(host), "sh", "-c", f"cat >{authorized} && chown ops: {authorized}"),
-        stdin=key,
-    )
+    authorize(host)
+
+
+def authorize(host: str) -> None:
+    """Let the bed's key in."""
+    file = "/home/ops/.ssh/authorized_keys"
+    command = ["docker", "exec", "-i", container(host), "sh", "-c", f"cat >{file} && chown ops: {file}"]
+    run(*command, stdin=_public_key())
 
 
 def down(images: bool = False) -> None:
@@ -185,26 +186,26 @@ def _public_key() -> str:
     return KEY.with_suffix(".pub").read_text()
 
 
-def _image(name: str) -> str:
+def image(name: str) -> str:
     """The image of a Debian release's host, built when this directory or the machine's certificates are new."""
     certificates = sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
     content = [PACKAGES.encode(), (HERE / "Dockerfile").read_bytes(), *(file.read_bytes() for file in certificates)]
-    image = f"modelserve-bed:{name}-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
-    if run("docker", "images", "-q", image):
-        return image
+    tag = f"modelserve-bed:{name}-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
+    if run("docker", "images", "-q", tag):
+        return tag
     print(f"building the image of Debian {name} hosts (half a minute)", flush=True)
     with tempfile.TemporaryDirectory() as work:
         tar, ca = Path(work) / "base.tar", Path(work) / "ca"
         run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", name, str(tar))
-        base = f"{image}-base"
+        base = f"{tag}-base"
         run("docker", "import", "--change", f"LABEL {LABEL}=image", str(tar), base)
         tar.unlink()
         ca.mkdir()
         for file in certificates:
             shutil.copy(file, ca)
         shutil.copy(HERE / "Dockerfile", work)
-        run("docker", "build", "--quiet", "--label", f"{LABEL}=image", "--build-arg", f"BASE={base}", "-t", image, work)
-    return image
+        run("docker", "build", "--quiet", "--label", f"{LABEL}=image", "--build-arg", f"BASE={base}", "-t", tag, work)
+    return tag
 
 
 def _wait_for_boot(host: str) -> None:

@@ -78,6 +78,10 @@ class Cluster:
         """How many replicas run on workers."""
         return sum(row["replicas"] for name, row in self.nodes().items() if name != "head")
 
+    def worker_with(self, algorithm: str) -> str:
+        """A worker on which a replica of the algorithm runs."""
+        return next(name for name, row in self.nodes().items() if name != "head" and algorithm in row["algorithms"])
+
     def replicas(self) -> dict[str, str]:
         """Node addresses of the running replicas, by replica id."""
         python = (

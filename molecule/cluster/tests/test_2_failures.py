@@ -35,8 +35,9 @@ def crash(host: str, container: str) -> None:
 def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
     before = set(cluster.replicas())
     with cluster.load() as load:
+        worker = cluster.worker_with("AlgoExample")
         at = time.monotonic()
-        bed.on("worker_1", "sh", "-c", "kill -9 $(pgrep -f '^ray::ServeReplica:AlgoExample' | head -1)")
+        bed.on(worker, "sh", "-c", "kill -9 $(pgrep -f '^ray::ServeReplica:AlgoExample' | head -1)")
         time.sleep(10)
     back = cluster.wait_for(*WORKERS)
     table.append(row("one of two replicas killed", load, at, back))
@@ -70,7 +71,8 @@ def test_a_worker_goes_and_comes_back(
 
 def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
-    with cluster.load("worker_1", INGRESS_PORT) as direct, cluster.load() as load:
+    # Serve runs an ingress on every node that has replicas.
+    with cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct, cluster.load() as load:
         at = time.monotonic()
         crash(bed.HEAD, "modelserve_head")
         time.sleep(5)
@@ -86,7 +88,7 @@ def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
 
 def test_the_head_host_rebooted(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
-    with cluster.load("worker_1", INGRESS_PORT) as direct:
+    with cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct:
         at = time.monotonic()
         bed.power_off(bed.HEAD)
         time.sleep(5)

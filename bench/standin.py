@@ -1,0 +1,56 @@
+"""Stand-in hosts: reached over SSH as real ones are, but with a `docker` that only reports what a converged worker has.
+
+Fifty real Docker engines and Ray nodes do not fit on one machine. What a run of the playbooks costs per host does not
+depend on them: a host where nothing is to be done is looked at, and left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "test" / "bed"))
+
+import bed  # noqa: E402
+
+FIRST = 100  # stand-ins are worker_101, worker_102, ...
+DOCKER = """#!/bin/sh
+# Reports what a converged worker's Docker reports.
+case $1 in
+version) echo 26.1.5 ;;
+ps) cat /standin/ps ;;
+images) cat /standin/images ;;
+esac
+"""
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[list[str]]:
+    """Start stand-ins; yields their names. They are removed at the end."""
+    names = [f"worker_{FIRST + number}" for number in range(1, count + 1)]
+    try:
+        for name in names:
+            _start(name)
+        yield names
+    finally:
+        bed.run("docker", "rm", "--force", "--volumes", *map(bed.container, names), check=False)
+
+
+def _start(name: str) -> None:
+    image = bed.image(bed.release(bed.HEAD))
+    script = (
+        "mkdir -p /run/sshd /standin && touch /standin/ps /standin/images && "
+        f"cat >/usr/local/bin/docker <<'END'\n{DOCKER}END\n"
+        "chmod +x /usr/local/bin/docker && cp /usr/local/bin/docker /usr/local/bin/dockerd && "
+        "printf '#!/bin/sh\\n' >/usr/local/bin/rsync && chmod +x /usr/local/bin/rsync && "
+        "cd /usr/lib/python3/dist-packages && mkdir -p requests && touch requests/__init__.py && "
+        "chown ops: /home/ops/.ssh && exec /usr/sbin/sshd -D"
+    )
+    bed.run(
+        *("docker", "run", "--detach", "--name", bed.container(name), "--label", f"{bed.LABEL}={bed.BED}"),
+        *("--network", bed.NETWORK, "--ip", bed.address(name), image, "sh", "-c", script),
+    )
+    bed.authorize(name)
