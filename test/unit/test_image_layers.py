@@ -65,13 +65,17 @@ def save(name):
     (config_name,) = [file for file, digest in files.items() if digest == config]
     manifest = [{{"Config": config_name, "RepoTags": [name], "Layers": names}}]
     contents["manifest.json"] = json.dumps(manifest).encode()
-    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+    if layout == "silent":
+        sys.exit("Error: the daemon went away")
+    stream = io.BytesIO() if layout == "cut off" else sys.stdout.buffer
+    with tarfile.open(fileobj=stream, mode="w|") as archive:
         for file, content in contents.items():
             member = tarfile.TarInfo(file)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-            if layout == "broken":
-                sys.exit("Error: the daemon went away")
+    if layout == "cut off":
+        sys.stdout.buffer.write(stream.getvalue()[:3000])
+        sys.exit("Error: the daemon went away")
 
 def load():
     archive = {{}}
@@ -224,15 +228,20 @@ def test_only_layers_that_are_missing_are_written_and_old_ones_go(head: Host, tm
     assert {name: (store / "layers" / name).stat().st_ino for name in kept} == kept
 
 
-def test_what_docker_cannot_give_is_said(head: Host, tmp_path: Path) -> None:
+def test_an_image_that_is_not_there_is_named(head: Host, tmp_path: Path) -> None:
+    assert "the image modelserve:9 is not there" in export(head, tmp_path / "image", "modelserve:9")["msg"]
+
+
+@pytest.mark.parametrize("how", ["silent", "cut off"])
+def test_what_docker_says_against_it_is_said(head: Host, tmp_path: Path, how: str) -> None:
     store = tmp_path / "image"
-    assert "the image modelserve:9 is not there" in export(head, store, "modelserve:9")["msg"]
-    head.lay_out_as("broken")
+    head.lay_out_as(how)
     answer = export(head, store)
-    assert "docker save failed: Error: the daemon went away" in answer["msg"]
+    assert answer["msg"].endswith("docker save failed: Error: the daemon went away")
     assert not (store / "index.json").exists()
     head.lay_out_as("new")
     assert export(head, store)["changed"]
+    assert len(list((store / "layers").iterdir())) == 4
 
 
 @pytest.fixture
