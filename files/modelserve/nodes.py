@@ -114,7 +114,7 @@ class Nodes:
         there = self._replicas()
         rooms = []
         for other in self._ray.nodes():
-            if other["node_id"] != node["node_id"]:
+            if other["node_id"] != node["node_id"] and not _drains(other):
                 taken = [costs[name] for name in there.get(other["node_id"], [])]
                 total = other["resources_total"]
                 rooms.append({kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS})
@@ -156,9 +156,13 @@ def _cost(application: dict[str, Any]) -> dict[str, float]:
     return {"GPU": options.get("num_gpus") or 0, "CPU": options.get("num_cpus") or 0}
 
 
+def _drains(node: dict[str, Any]) -> bool:
+    return "DRAINING" in (node.get("state_message") or "").upper()
+
+
 def _row(name: str, address: str, node: dict[str, Any] | None, replicas: dict[str, list[str]]) -> dict[str, Any]:
     there = replicas.get(node["node_id"], []) if node else []
-    state = "AWAY" if node is None else "DRAINING" if "DRAINING" in (node.get("state_message") or "").upper() else "UP"
+    state = "AWAY" if node is None else "DRAINING" if _drains(node) else "UP"
     return {
         "name": name,
         "address": node["node_ip"] if node else address,

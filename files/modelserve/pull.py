@@ -58,7 +58,8 @@ class Puller:
             UserError: the store does not answer or refuses this node, or what it has is no manifest.
         """
         self._work.mkdir(parents=True, exist_ok=True)
-        self._rsync(manifest.NAME, self._work / manifest.NAME)
+        # However alike it looks: two can have the same size, and be written within the second that rsync compares.
+        self._rsync(manifest.NAME, self._work / manifest.NAME, "--ignore-times")
         return Manifest.load(self._work / manifest.NAME)
 
     def catch_up(self) -> list[str]:
@@ -79,6 +80,8 @@ class Puller:
                     self._fetch(content)
                     fetched.append(content.path)
             if published.kept:
+                for begun in self._store.root.glob("*/.pull-*"):  # all that is needed is here: it was not
+                    shutil.rmtree(begun, ignore_errors=True)
                 self._store.collect([*published.kept, *(content.path for content in published.needed)])
             return fetched
 
@@ -88,8 +91,10 @@ class Puller:
         aside = target.with_name(f".pull-{target.name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         is_model = content.path.startswith("model/")
-        options = [] if is_model else [f"--link-dest={earlier}" for earlier in self._earlier(target)]
-        for _ in range(2):  # a second time, from nothing, where what was begun earlier does not fit what came
+        links = [] if is_model else [f"--link-dest={earlier}" for earlier in self._earlier(target)]
+        # A second time, from nothing, where what was begun or linked is not what the head has: rsync compares sizes
+        # and times, and another version's file can have both.
+        for options in (links, []):
             self._rsync(content.path if is_model else content.path + "/", aside, *options)
             found = hashing.of_file(aside) if is_model else hashing.of_tree(aside)
             if found == content.hash:

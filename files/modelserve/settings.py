@@ -84,7 +84,7 @@ class Settings(BaseModel):
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        return dict(json.loads(file.read_text()) if file.exists() else {})
+        return {**(json.loads(file.read_text()) if file.exists() else {})}
     except (ValueError, TypeError) as error:
         raise _not_ansibles(file, error) from None
 

@@ -72,6 +72,8 @@ class Store:
     @staticmethod
     def complete(env: Path, record: dict[str, object]) -> None:
         """Mark an environment as complete; ``record`` says what it is."""
+        # One of that name that was there before had other bytes.
+        env.with_name(f".{env.name}.hash").unlink(missing_ok=True)
         write_atomically(env / ENV_MARK, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
     def hash_of(self, path: str) -> str:
@@ -107,6 +109,8 @@ class Store:
         """
         stay = {"/".join(path.split("/")[:2]) for path in kept}
         removed = []
+        for half in self.root.glob("*/.removed-*"):  # of a removal that ended in the middle
+            shutil.rmtree(half, ignore_errors=True)
         for kind in ("env", "pkg", "model"):
             for path in sorted(self.root.glob(f"{kind}/[!.]*")):
                 name = f"{kind}/{path.name}"

@@ -58,30 +58,45 @@ def inspect(module, image):
 def export(image, wanted, directory):
     """Write what is wanted and not there, from ``docker save``; returns the bytes written.
 
+    Raises:
+        RuntimeError: Docker does not give it.
+    """
+    saver = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    written, broken = 0, ""
+    try:
+        with tarfile.open(fileobj=saver.stdout, mode="r|") as archive:
+            written = unpack(archive, wanted, directory)
+    except tarfile.TarError as error:  # mostly, Docker has ended: it says why
+        broken = str(error)
+    saver.stdout.close()
+    error = saver.stderr.read().decode(errors="replace").strip()
+    if saver.wait() != 0 or broken:
+        raise RuntimeError("docker save failed: {0}".format(error or broken))
+    return written
+
+
+def unpack(archive, wanted, directory):
+    """Write what is wanted and not there; returns the bytes written.
+
     Files of the archive are told by their hash: a layer's name in it differs between Docker's versions.
     """
     written = 0
-    saver = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with tarfile.open(fileobj=saver.stdout, mode="r|") as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            source = archive.extractfile(member)
-            aside = os.path.join(directory, ".part")
-            digest = hashlib.sha256()
-            with open(aside, "wb") as target:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    target.write(chunk)
-            name = digest.hexdigest()
-            if name in wanted and not os.path.exists(os.path.join(directory, name)):
-                os.rename(aside, os.path.join(directory, name))
-                written += member.size
-            else:
-                os.unlink(aside)
-    error = saver.stderr.read().decode(errors="replace").strip()
-    if saver.wait() != 0:
-        raise RuntimeError("docker save failed: {0}".format(error))
+    for member in archive:
+        if not member.isfile():
+            continue
+        source = archive.extractfile(member)
+        aside = os.path.join(directory, ".part")
+        digest = hashlib.sha256()
+        with open(aside, "wb") as target:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                target.write(chunk)
+        name = digest.hexdigest()
+        if name in wanted and not os.path.exists(os.path.join(directory, name)):
+            os.rename(aside, os.path.join(directory, name))
+            written += member.size
+        else:
+            os.unlink(aside)
     return written
 
 

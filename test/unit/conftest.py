@@ -1,14 +1,23 @@
-"""What several test files share: a small web server on this machine, and how Hypothesis runs."""
+"""What several test files share: a small web server and a head's store on this machine, and how Hypothesis runs."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import hypothesis
 import pytest
+from modelserve import pull, store_server
+from modelserve.settings import Settings
 
 # The same examples on every run, and no failure because a machine is slow.
 hypothesis.settings.register_profile("unit", deadline=None, derandomize=True)
@@ -69,3 +78,74 @@ def closed_port() -> int:
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     server.server_close()
     return server.server_port
+
+
+class StoreServer:
+    """The daemon that serves a head's store on a free port of this machine: the one ``store_server.run`` becomes."""
+
+    def __init__(self, home: Path, runtime: Path, port: int) -> None:
+        self.home = home
+        self.store = home / "store"
+        self.port = port
+        self.log = runtime / "log"
+        self._runtime = runtime
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"rsync://{store_server.USER}@127.0.0.1:{self.port}/{store_server.MODULE}"
+
+    def start(self) -> None:
+        """Serve; returns when the daemon accepts connections."""
+
+        def become(file: str, arguments: list[str]) -> None:
+            with self.log.open("ab") as log:
+                command = [*arguments, "--address=127.0.0.1"]
+                self._process = subprocess.Popen(command, executable=shutil.which(file), stderr=log)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "execvp", become)
+            patch.setattr(store_server, "PORT", self.port)
+            patch.setattr(store_server, "RUNTIME", self._runtime)
+            store_server.run(Settings(home=self.home))
+        assert self._process is not None
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return
+            assert self._process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()  # asked to end, it waits for nothing for 0.4 s
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def store_server_of_head(tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreServer]:
+    """A head's home with a token, its store served, and workers in this process that ask there."""
+    if shutil.which("rsync") is None:
+        pytest.skip("no rsync here; the cluster scenario runs the real one")
+    home, runtime = tmp_path / "head", tmp_path / "run"
+    (home / "secrets").mkdir(parents=True)
+    (home / "secrets" / "ray_token").write_text("0123abcd\n")
+    (home / "store").mkdir()
+    runtime.mkdir()
+    monkeypatch.setattr(pull, "PORT", closed_port)
+    server = StoreServer(home, runtime, closed_port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ray_version(tmp_path: Path) -> Path:
+    """A directory for PYTHONPATH that makes Ray look installed, for who only asks its version."""
+    directory = tmp_path / "ray_version"
+    information = directory / "ray-2.60.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.60.0\n")
+    return directory

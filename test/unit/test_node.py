@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +16,12 @@ import modelserve
 import pytest
 from modelserve import node
 from modelserve.errors import UserError
+from modelserve.manifest import NAME, Manifest, Versions, contents
 from modelserve.settings import Settings
+from modelserve.store import Store
 
 if TYPE_CHECKING:
-    from conftest import Site
+    from conftest import Site, StoreServer
 
 HOME = Path("/opt/modelserve")
 
@@ -84,27 +90,129 @@ def test_a_node_on_which_nothing_runs_is_not_healthy(monkeypatch: pytest.MonkeyP
         node.health("worker", Settings())
 
 
+class Container:
+    """What a node's container runs, in a process with ports of its own; ``ray`` is a script that a test writes."""
+
+    def __init__(self, root: Path, home: Path, ray_version: Path, store_port: int, raylet_port: int) -> None:
+        self.home = home
+        self._root = root
+        root.mkdir()
+        (root / "sitecustomize.py").write_text(
+            "import modelserve.store_server\n"
+            f"modelserve.store_server.PORT = {store_port}\n"
+            "import modelserve.node\n"
+            f"modelserve.node.PORTS['dashboard-agent-listen-port'] = {raylet_port}\n"
+            "modelserve.node.RETRY_S = 0.2\n"
+        )
+        self._environment = {
+            "PATH": f"{root}:/usr/bin:/bin",
+            "PYTHONPATH": f"{Path(modelserve.__file__).parents[1]}:{root}:{ray_version}",
+            "MODELSERVE_HOME": str(home),
+            "MODELSERVE_IMAGE": "modelserve:1",
+        }
+
+    def run(self, role: str, ray: str = "true") -> list[str]:
+        """Run until Ray, and what outlives its start, have ended; returns the lines that were said."""
+        script = self._root / "ray"
+        script.write_text(f'#!/bin/sh\necho "args:$*"\nenv\n{ray}\n')
+        script.chmod(0o755)
+        command = [sys.executable, "-m", "modelserve", "node", role, "--options", '{"head_address": "127.0.0.1"}']
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.splitlines()
+
+
+@pytest.fixture
+def container(
+    tmp_path: Path, store_server_of_head: StoreServer, ray_version: Path, raylet: Site
+) -> dict[str, Container]:
+    """The containers by role: the head's is that of the store that is served, the worker's asks there."""
+    shutil.copytree(store_server_of_head.home / "secrets", tmp_path / "worker" / "secrets")
+    homes = {"head": store_server_of_head.home, "worker": tmp_path / "worker"}
+    port = store_server_of_head.port
+    return {
+        role: Container(tmp_path / f"{role}_bin", home, ray_version, port, raylet.port) for role, home in homes.items()
+    }
+
+
+def publish(head: Path, *files: str, versions: Versions | None = None) -> Manifest:
+    """Put packages into a head's store, and what it runs and they are into its manifest."""
+    store = Store(head / "store")
+    for file in files:
+        package = head / "algopkg" / file
+        package.mkdir(parents=True)
+        (package / "backend.py").write_text(file)
+        store.add_package(file, package)
+    paths = sorted(str(path.relative_to(store.root)) for path in store.root.glob("pkg/*"))
+    here = Versions(image="modelserve:1", python=platform.python_version(), ray="2.60.0")
+    published = Manifest(versions=versions or here, needed=contents(paths, store))
+    published.publish(store)
+    return published
+
+
 @pytest.mark.parametrize("role", ["head", "worker"])
-def test_the_container_becomes_ray(tmp_path: Path, role: str) -> None:
-    home = tmp_path / "home"
+def test_the_container_becomes_ray(container: dict[str, Container], raylet: Site, role: str) -> None:
+    home = container[role].home
+    publish(container["head"].home, "Echo")
     sessions = [home / "ray" / f"session_2025-01-0{day}" for day in range(1, 6)]
     for day, session in enumerate(sessions):
         session.mkdir(parents=True)
         os.utime(session, (day, day))
-    ray = tmp_path / "ray"  # stands for Ray: says how it was started
-    ray.write_text('#!/bin/sh\necho "args:$*"\nenv\n')
-    ray.chmod(0o755)
-    environment = {
-        "PATH": f"{tmp_path}:/usr/bin:/bin",
-        "PYTHONPATH": str(Path(modelserve.__file__).parents[1]),
-        "MODELSERVE_HOME": str(home),
-    }
-    command = [sys.executable, "-m", "modelserve", "node", role, "--options", '{"head_address": "10.0.0.1"}']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    lines = container[role].run(role)
     (arguments,) = (line.removeprefix("args:").split() for line in lines if line.startswith("args:"))
-    assert ["ray", *arguments] == node.start_command(role, home, head_address="10.0.0.1")
+    mb = node.object_store_mb()
+    assert ["ray", *arguments] == node.start_command(role, home, head_address="127.0.0.1", object_store_mb=mb)
     assert {"RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN_PATH={home}/secrets/ray_token"} <= set(lines)
     assert ("RAY_gcs_storage=rocksdb" in lines) is (role == "head")
     # The newest sessions' logs are kept, the older ones do not fill the disk.
     assert sorted((home / "ray").iterdir()) == sessions[-2:]
+
+
+def test_a_head_says_what_it_runs_and_forgets_nothing(container: dict[str, Container]) -> None:
+    head = container["head"]
+    before = publish(head.home, "Echo", versions=Versions(image="modelserve:0", ray="2.59.0"))
+    head.run("head")
+    after = Manifest.load(head.home / "store" / NAME)
+    assert after.needed == before.needed != ()
+    assert after.versions == Versions(image="modelserve:1", python=platform.python_version(), ray="2.60.0")
+
+
+def test_a_worker_has_what_it_needs_before_it_joins_and_looks_again_afterwards(
+    container: dict[str, Container], raylet: Site, tmp_path: Path
+) -> None:
+    head, worker = container["head"].home, container["worker"]
+    publish(head, "Echo")
+    earlier = (head / "store" / NAME).read_text()
+    publish(head, "Late")
+    (head / "store" / NAME).rename(tmp_path / NAME)
+    (head / "store" / NAME).write_text(earlier)
+    # When Ray starts, a deploy is under way that does not see this node yet.
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    store = worker.home / "store"
+    lines = worker.run("worker", f"echo joins with $(ls {store}/pkg)\ncp {tmp_path}/{NAME} {head}/store/{NAME}")
+    (joined,) = (line for line in lines if line.startswith("joins with "))
+    assert joined.startswith("joins with Echo-") and "Late" not in joined
+    there = sorted(path.name.partition("-")[0] for path in (store / "pkg").iterdir())
+    assert there == ["Echo", "Late"]
+
+
+def test_a_worker_waits_and_says_for_what(container: dict[str, Container], raylet: Site) -> None:
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    head, worker = container["head"].home, container["worker"]
+    settings = Settings(home=worker.home)
+    publish(head, "Echo", versions=Versions(image="modelserve:2"))
+    lines: list[str] = []
+    thread = threading.Thread(target=lambda: lines.extend(worker.run("worker")))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not node.state(settings) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(UserError, match="not joined yet: this node runs image modelserve:1, the head modelserve:2"):
+        node.health("worker", settings)
+    assert not list(worker.home.glob("store/pkg/*"))
+    publish(head)
+    thread.join()
+    assert sum(line.startswith("this node runs image") for line in lines) == 1
+    assert node.state(settings) == ""
+    node.health("worker", settings)
+    assert len(list(worker.home.glob("store/pkg/*"))) == 1

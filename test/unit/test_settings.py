@@ -31,11 +31,39 @@ def test_the_variable_says_where_home_is(tmp_path: Path, monkeypatch: pytest.Mon
         assert path.is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "1", '{"serve_prot": 1}', '{"serve_port": "x"}', '{"gateway_bind": "x"}'])
+def test_the_workers_have_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"serve_port": 8001}')
+    (tmp_path / "workers.json").write_text('{"worker_1": "10.0.0.2"}')
+    assert Settings.load(tmp_path).workers == {"worker_1": "10.0.0.2"}
+    assert Settings.load(tmp_path).ingresses == ("127.0.0.1:8001", "10.0.0.2:8001")
+
+
+def test_what_another_version_wrote_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"of_tomorrow": [1], "serve_port": 8001}')
+    assert Settings.load(tmp_path) == Settings(home=tmp_path, serve_port=8001)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[[1, 2]]", "1", '"x"'])
+@pytest.mark.parametrize("name", ["settings.json", "workers.json"])
+def test_a_file_that_holds_no_object_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ['{"serve_port": "x"}', '{"gateway_bind": "x"}'])
 def test_a_file_that_ansible_did_not_write_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.json").write_text(text)
+    refused(tmp_path / "settings.json")
+
+
+def test_workers_that_have_no_address_are_refused_by_their_file(tmp_path: Path) -> None:
+    (tmp_path / "workers.json").write_text('{"worker_1": 1}')
+    refused(tmp_path / "workers.json")
+
+
+def refused(file: Path) -> None:
     with pytest.raises(UserError) as caught:
-        Settings.load(tmp_path)
+        Settings.load(file.parent)
     (problem,) = caught.value.problems
-    assert problem.file == str(tmp_path / "settings.json")
+    assert problem.file == str(file)
     assert "\n" not in str(problem)

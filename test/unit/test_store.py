@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from modelserve import hashing
 from modelserve.store import Store, write_atomically
 
 
@@ -143,6 +144,112 @@ def test_an_environment_is_complete_only_when_it_was_marked(store: Store) -> Non
     assert not store.is_complete(env)
     store.complete(env, {"name": "Echo"})
     assert store.is_complete(env)
+
+
+def make_env(store: Store, name: str, text: str = "code") -> str:
+    env = store.root / "env" / name
+    env.mkdir(parents=True)
+    (env / "file").write_text(text)
+    store.complete(env, {"name": name})
+    return f"env/{name}"
+
+
+def relative(store: Store, path: Path) -> str:
+    return str(path.relative_to(store.root))
+
+
+def test_a_hash_says_what_the_content_is(store: Store, package: Path, model: Path) -> None:
+    copy, kept, env = store.add_package("Echo-Two", package), store.add_model(model), make_env(store, "Echo-1")
+    assert store.hash_of(relative(store, copy)) == hashing.of_tree(copy)
+    assert store.hash_of(relative(store, kept)) == hashing.of_file(kept)
+    assert store.hash_of(env) == hashing.of_tree(store.root / env)
+
+
+def test_an_environments_hash_is_that_of_its_build(store: Store) -> None:
+    env = make_env(store, "Echo-1")
+    built = store.hash_of(env)
+    (store.root / env / "file").write_text("damage")
+    assert store.hash_of(env) == built  # so that damage shows
+    shutil.rmtree(store.root / env)
+    make_env(store, "Echo-1", "built again")
+    assert store.hash_of(env) == hashing.of_tree(store.root / env) != built
+
+
+def test_what_is_there_whole_is_held(store: Store, package: Path, model: Path) -> None:
+    copy, kept = relative(store, store.add_package("Echo", package)), relative(store, store.add_model(model))
+    env = make_env(store, "Echo-1")
+    begun = store.env_path("Echo", "2")
+    begun.mkdir()
+    paths = [copy, kept, env, "env/Echo-2", "env/Echo-3", "pkg/Echo-1", "model/0123/net.onnx", f"{kept}.other"]
+    assert [path for path in paths if store.holds({"path": path, "hash": ""})] == [copy, kept, env]
+
+
+def everything(store: Store) -> set[str]:
+    """What lies in the store's three directories, hidden names too."""
+    return {relative(store, path) for path in store.root.glob("*/*")}
+
+
+def test_what_nothing_refers_to_is_removed(store: Store, package: Path, model: Path) -> None:
+    old = [make_env(store, "Echo-1"), relative(store, store.add_package("Echo", package))]
+    old.append(relative(store, store.add_model(model)))
+    (package / "backend.py").write_text("x = 2\n")
+    model.unlink()
+    model.write_bytes(b"better weights")
+    new = [make_env(store, "Echo-2"), relative(store, store.add_package("Echo", package))]
+    new.append(relative(store, store.add_model(model)))
+    for env in (old[0], new[0]):
+        store.hash_of(env)
+    directories = ["/".join(path.split("/")[:2]) for path in old]
+    assert store.collect(new) == directories
+    assert everything(store) == {"env/Echo-2", "env/.Echo-2.hash", new[1], str(Path(new[2]).parent)}
+    assert [path for path in new if (store.root / path).exists()] == new
+    assert store.collect(new) == []
+
+
+def test_models_of_one_content_stay_as_long_as_one_is_referred_to(store: Store, model: Path) -> None:
+    twin = model.with_name("renamed.onnx")
+    twin.write_bytes(model.read_bytes())
+    kept = [relative(store, store.add_model(model)), relative(store, store.add_model(twin))]
+    assert store.collect(kept[:1]) == []
+    assert store.collect([]) == [str(Path(kept[0]).parent)]
+
+
+def test_a_store_that_was_never_filled_has_nothing_to_remove(store: Store) -> None:
+    assert store.collect([]) == []
+
+
+def test_what_a_build_does_at_the_moment_is_left_alone(store: Store) -> None:
+    (store.root / "pkg" / ".Echo-0123.17").mkdir(parents=True)
+    (store.root / "cache" / "uv").mkdir(parents=True)
+    assert store.collect([]) == []
+    assert everything(store) == {"pkg/.Echo-0123.17", "cache/uv"}
+
+
+def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make_env(store, "Echo-1")
+
+    def power_fails(path: Path, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", power_fails)
+        with pytest.raises(KeyboardInterrupt):
+            store.collect([])
+    assert not store.holds({"path": env})
+    assert [path for path in store.root.glob("env/[!.]*")] == []
+    make_env(store, "Echo-1")  # it is wanted again, and later not any more
+    assert store.holds({"path": env})
+    assert store.collect([]) == [env]
+    assert everything(store) == set()
+
+
+def test_what_a_cut_off_removal_left_is_removed_though_nothing_else_is(store: Store) -> None:
+    env = make_env(store, "Echo-1")
+    (store.root / "env" / ".removed-Echo-0" / "bin").mkdir(parents=True)
+    assert store.collect([env]) == []
+    assert everything(store) == {env}
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])

@@ -1,0 +1,345 @@
+"""An image's way to the workers: laid out in the store as layers, fetched as the layers a host lacks.
+
+Docker is a script here that keeps layers in a directory and knows both archives that ``docker save`` has written over
+the years; the store is served by a real daemon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import StoreServer
+
+MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
+IMAGE = "modelserve:1"
+
+DOCKER = r"""#!{python}
+import hashlib, io, json, os, sys, tarfile
+
+state, layout = {state!r}, {layout!r}
+blobs = os.path.join(state, "blobs")
+with open(os.path.join(state, "images.json")) as stream:
+    images = json.load(stream)  # tag -> hash of its configuration
+
+def read(digest):
+    with open(os.path.join(blobs, digest), "rb") as stream:
+        return stream.read()
+
+def layers(config):
+    return [layer.split(":")[1] for layer in json.loads(read(config))["rootfs"]["diff_ids"]]
+
+def keep(content):
+    digest = hashlib.sha256(content).hexdigest()
+    with open(os.path.join(blobs, digest), "wb") as stream:
+        stream.write(content)
+    return digest
+
+def inspect(name):
+    config = images.get(name, name.removeprefix("sha256:"))
+    if config not in images.values():
+        sys.exit("Error: No such image: " + name)
+    found = ["sha256:" + layer for layer in layers(config)]
+    print(json.dumps([{{"Id": "sha256:" + config, "RootFS": {{"Type": "layers", "Layers": found}}}}]))
+
+def save(name):
+    config = images[name]
+    if layout == "old":
+        files = {{layer[::-1] + "/layer.tar": layer for layer in layers(config)}}
+        files[config + ".json"] = config
+        extra = {{layer[::-1] + "/VERSION": b"1.0" for layer in layers(config)}}
+    else:
+        files = {{"blobs/sha256/" + digest: digest for digest in [config, *layers(config)]}}
+        extra = {{"blobs/sha256/" + "0" * 64: b"a manifest", "oci-layout": b"{{}}"}}
+    contents = {{**extra, **{{file: read(digest) for file, digest in files.items()}}}}
+    names = [file for file, digest in files.items() if digest != config]
+    (config_name,) = [file for file, digest in files.items() if digest == config]
+    manifest = [{{"Config": config_name, "RepoTags": [name], "Layers": names}}]
+    contents["manifest.json"] = json.dumps(manifest).encode()
+    if layout == "silent":
+        sys.exit("Error: the daemon went away")
+    stream = io.BytesIO() if layout == "cut off" else sys.stdout.buffer
+    with tarfile.open(fileobj=stream, mode="w|") as archive:
+        for file, content in contents.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    if layout == "cut off":
+        sys.stdout.buffer.write(stream.getvalue()[:3000])
+        sys.exit("Error: the daemon went away")
+
+def load():
+    archive = {{}}
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as stream:
+        for member in stream:
+            archive[member.name] = stream.extractfile(member).read()
+    (manifest,) = json.loads(archive["manifest.json"])
+    config = json.loads(archive[manifest["Config"]])
+    wanted = [layer.split(":")[1] for layer in config["rootfs"]["diff_ids"]]
+    if len(wanted) != len(manifest["Layers"]):
+        sys.exit("invalid manifest, layers length mismatch")
+    known = [layers(image) for image in images.values()]
+    for number, (layer, file) in enumerate(zip(wanted, manifest["Layers"])):
+        # A layer is known by all that is below it, too.
+        if any(there[: number + 1] == wanted[: number + 1] for there in known):
+            continue
+        if file not in archive:
+            sys.exit("open /var/lib/docker/tmp/docker-import-1/" + file + ": no such file or directory")
+        if keep(archive[file]) != layer:
+            sys.exit("invalid diffID for layer " + str(number))
+    images[manifest["RepoTags"][0]] = keep(archive[manifest["Config"]])
+    with open(os.path.join(state, "images.json"), "w") as stream:
+        json.dump(images, stream)
+    with open(os.path.join(state, "loaded"), "a") as stream:
+        print(json.dumps(sorted(archive)), file=stream)
+    print("Loaded image: " + manifest["RepoTags"][0])
+
+match sys.argv[1:]:
+    case ["image", "inspect", name]:
+        inspect(name)
+    case ["images", "--quiet", "--no-trunc", "--filter", "label=modelserve.part"]:
+        print("\n".join("sha256:" + config for config in images.values()))
+    case ["save", name]:
+        save(name)
+    case ["load", "--quiet"]:
+        load()
+    case other:
+        sys.exit("unknown command: " + str(other))
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host with Docker and what it has loaded."""
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path, layout: str = "new") -> Host:
+        (root / "docker" / "blobs").mkdir(parents=True)
+        (root / "docker" / "images.json").write_text("{}")
+        (root / "bin").mkdir()
+        host = cls(root)
+        host.lay_out_as(layout)
+        return host
+
+    def lay_out_as(self, layout: str) -> None:
+        script = self.root / "bin" / "docker"
+        script.write_text(DOCKER.format(python=sys.executable, state=str(self.root / "docker"), layout=layout))
+        script.chmod(0o755)
+
+    def add(self, name: str, *layers: bytes) -> None:
+        """Have an image of these layers."""
+        digests = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+        config = json.dumps({"rootfs": {"type": "layers", "diff_ids": digests}, "built": name}).encode()
+        for content in (*layers, config):
+            (self.root / "docker" / "blobs" / hashlib.sha256(content).hexdigest()).write_bytes(content)
+        images = {**self.images(), name: hashlib.sha256(config).hexdigest()}
+        (self.root / "docker" / "images.json").write_text(json.dumps(images))
+
+    def images(self) -> dict[str, str]:
+        """What is loaded: the configurations' hashes by name."""
+        found: dict[str, str] = json.loads((self.root / "docker" / "images.json").read_text())
+        return found
+
+    def layers_of_last_load(self) -> int:
+        loads = (self.root / "docker" / "loaded").read_text().splitlines()
+        return sum(name.endswith("layer.tar") for name in json.loads(loads[-1]))
+
+    def run(self, module: str, **arguments: Any) -> dict[str, Any]:
+        """Run a module as Ansible does; returns its answer."""
+        file = self.root / "arguments.json"
+        file.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
+        environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
+        command = [sys.executable, str(MODULES / f"{module}.py"), str(file)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode != 0) is answer.get("failed", False)
+        return answer
+
+
+BASE, PYTHON, CODE, NEW_CODE = b"base" * 1000, b"python" * 500, b"code" * 100, b"new code" * 100
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Host:
+    """A host that has built the image."""
+    host = Host.make(tmp_path / "builder")
+    host.add(IMAGE, BASE, PYTHON, CODE)
+    return host
+
+
+@pytest.fixture
+def store(store_server_of_head: StoreServer) -> Path:
+    """Where the image is put, and served from."""
+    return store_server_of_head.store / "image"
+
+
+def export(head: Host, store: Path, image: str = IMAGE, **more: Any) -> dict[str, Any]:
+    return head.run("modelserve_image_export", image=image, store=str(store), **more)
+
+
+def test_an_image_is_laid_out_by_its_content(head: Host, tmp_path: Path) -> None:
+    for layout in ("old", "new"):
+        store = tmp_path / layout
+        head.lay_out_as(layout)
+        answer = export(head, store)
+        config = head.images()[IMAGE]
+        layers = {path.name: path.read_bytes() for path in (store / "layers").iterdir()}
+        assert all(sha256(content) == name for name, content in layers.items())
+        assert set(layers) == {config, *map(sha256, (BASE, PYTHON, CODE))}
+        index = {"image": IMAGE, "config": config, "layers": [*map(sha256, (BASE, PYTHON, CODE))]}
+        assert json.loads((store / "index.json").read_text()) == index
+        assert answer["changed"]
+        assert answer["written"] == sum(map(len, layers.values()))
+        before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+        assert not export(head, store)["changed"]
+        assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_only_layers_that_are_missing_are_written_and_old_ones_go(head: Host, tmp_path: Path) -> None:
+    store = tmp_path / "image"
+    export(head, store)
+    old_config = head.images()[IMAGE]
+    kept = {name: (store / "layers" / name).stat().st_ino for name in map(sha256, (BASE, PYTHON))}
+    head.add("modelserve:2", BASE, PYTHON, NEW_CODE)
+    dry = export(head, store, "modelserve:2", _ansible_check_mode=True)
+    assert dry["changed"]
+    assert (store / "layers" / old_config).exists()
+    (store / "layers" / ".part").write_text("of an export that was cut off")
+    answer = export(head, store, "modelserve:2")
+    config = head.images()["modelserve:2"]
+    assert answer["written"] == len(NEW_CODE) + (store / "layers" / config).stat().st_size
+    assert {path.name for path in (store / "layers").iterdir()} == {config, sha256(NEW_CODE), *kept}
+    assert {name: (store / "layers" / name).stat().st_ino for name in kept} == kept
+
+
+def test_an_image_that_is_not_there_is_named(head: Host, tmp_path: Path) -> None:
+    assert "the image modelserve:9 is not there" in export(head, tmp_path / "image", "modelserve:9")["msg"]
+
+
+@pytest.mark.parametrize("how", ["silent", "cut off"])
+def test_what_docker_says_against_it_is_said(head: Host, tmp_path: Path, how: str) -> None:
+    store = tmp_path / "image"
+    head.lay_out_as(how)
+    answer = export(head, store)
+    assert answer["msg"].endswith("docker save failed: Error: the daemon went away")
+    assert not (store / "index.json").exists()
+    head.lay_out_as("new")
+    assert export(head, store)["changed"]
+    assert len(list((store / "layers").iterdir())) == 4
+
+
+@pytest.fixture
+def load(store_server_of_head: StoreServer, store: Path, head: Host) -> Any:
+    """Load the image on a host, from a store that has it as an export leaves it."""
+    config = head.images()[IMAGE]
+    (store / "layers").mkdir(parents=True)
+    for name in [config, *map(sha256, (BASE, PYTHON, CODE))]:
+        (store / "layers" / name).write_bytes((head.root / "docker" / "blobs" / name).read_bytes())
+    index = {"image": IMAGE, "config": config, "layers": [*map(sha256, (BASE, PYTHON, CODE))]}
+    (store / "index.json").write_text(json.dumps(index))
+
+    def run(host: Host, image: str = IMAGE, **more: Any) -> dict[str, Any]:
+        password = store_server_of_head.home / "secrets" / "ray_token"
+        where = {"url": f"{store_server_of_head.url}/image", "password_file": str(password)}
+        return host.run("modelserve_image_load", image=image, work=str(host.root / "work"), **where, **more)
+
+    return run
+
+
+def test_a_host_without_any_gets_all_layers(head: Host, store: Path, load: Any, tmp_path: Path) -> None:
+    shutil.rmtree(store)
+    export(head, store)
+    worker = Host.make(tmp_path / "worker")
+    assert load(worker, _ansible_check_mode=True)["changed"]
+    assert worker.images() == {}
+    answer = load(worker)
+    assert answer["changed"]
+    assert answer["fetched"] == len(BASE + PYTHON + CODE)
+    assert worker.images() == head.images()
+    assert not (worker.root / "work").exists()
+    again = load(worker)
+    assert (again["changed"], again["fetched"]) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("there", "fetched"),
+    [
+        ((BASE, PYTHON, b"old code"), CODE),
+        # The same files on another base are another layer to Docker.
+        ((b"another base", PYTHON, CODE), BASE + PYTHON + CODE),
+    ],
+)
+def test_a_host_with_some_gets_the_others(
+    head: Host, load: Any, tmp_path: Path, there: tuple[bytes, ...], fetched: bytes
+) -> None:
+    worker = Host.make(tmp_path / "worker")
+    worker.add("modelserve:0", *there)
+    worker.add("modelserve:base", there[0])
+    answer = load(worker)
+    assert answer["fetched"] == len(fetched)
+    assert worker.images()[IMAGE] == head.images()[IMAGE]
+
+
+def test_a_layer_that_was_begun_is_gone_on_with(head: Host, load: Any, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    begun = worker.root / "work" / "layers" / sha256(BASE)
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(BASE[:1500])
+    assert load(worker)["changed"]
+    assert worker.images() == head.images()
+
+
+def test_a_damaged_layer_is_refused(head: Host, load: Any, store: Path, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    layer = store / "layers" / sha256(PYTHON)
+    layer.write_bytes(b"damage" * 500)
+    answer = load(worker)
+    assert f"the layer {layer.name[:12]} came damaged" in answer["msg"]
+    assert worker.images() == {}
+    assert not (worker.root / "work" / "layers" / layer.name).exists()
+
+
+def test_another_image_than_the_heads_is_refused(load: Any, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    assert "the store has modelserve:1" in load(worker, "modelserve:2")["msg"]
+    assert worker.images() == {}
+
+
+def test_what_docker_refuses_is_said(load: Any, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    worker.add("modelserve:0", BASE, PYTHON)
+    script = worker.root / "bin" / "docker"
+    # It shows an image whose layers it has lost.
+    script.write_text(script.read_text().replace("known = [layers(image) for image in images.values()]", "known = []"))
+    answer = load(worker)
+    assert "docker load failed: open /var/lib/docker/tmp" in answer["msg"]
+    assert "\n" not in answer["msg"]
+
+
+def test_a_head_is_asked_for_its_token_and_image(head: Host, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    empty = head.run("modelserve_cluster_facts", home=str(home))
+    assert (empty["changed"], empty["token"], empty["image"]) == (False, "", "")
+    (home / "secrets").mkdir(parents=True)
+    (home / "secrets" / "ray_token").write_text("0123\n")
+    (home / "store").mkdir()
+    (home / "store" / "manifest.json").write_text(json.dumps({"versions": {"image": IMAGE}}))
+    answer = head.run("modelserve_cluster_facts", home=str(home))
+    assert (answer["changed"], answer["token"], answer["image"]) == (False, "0123", IMAGE)
