@@ -110,6 +110,10 @@ class Controller:
         with self._lock():
             plan, wanted = self.plan()
             if not plan:
+                # Whatever was lost meanwhile, the manifest or content of the store, is made anew.
+                self._materialise(wanted)
+                self._publish(wanted.applications)
+                self._spread()
                 self._settle(wanted)
                 reconfigured = self._gateway.configure(wanted.conf.port)
                 return Applied(plan, None, reconfigured, time.monotonic() - started)
@@ -201,9 +205,9 @@ class Controller:
         for number in self._releases.numbers():
             applications = {app["name"]: app for app in self._releases.read(number)["serve"]["applications"]}
             stay |= dict.fromkeys(manifest.paths_of(applications, self._store))
-        published = manifest.Manifest.load(self._store.root / manifest.NAME)
         contents = manifest.contents(wanted, self._store)
-        published.model_copy(update={"needed": contents, "kept": tuple(stay)}).publish(self._store)
+        versions = manifest.Versions.here()  # the controller runs in the head's container
+        manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay)).publish(self._store)
         # A worker that restarts drops what is not kept: it does not count as being there.
         self._remember_spread(set(self._on_workers()) & set(stay))
         return tuple(stay)

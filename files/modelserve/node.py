@@ -131,7 +131,10 @@ def object_store_mb() -> int:
 def publish_versions(settings: Settings) -> None:
     """Say in the store's manifest what the head runs, so that workers can compare before they join."""
     store = Store(settings.home / "store")
-    published = Manifest.load(store.root / NAME)
+    try:
+        published = Manifest.load(store.root / NAME)
+    except UserError:  # damaged: the next apply names the content anew
+        published = Manifest()
     published.model_copy(update={"versions": Versions.here()}).publish(store)
 
 

@@ -58,6 +58,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # of a fetch that breaks off; it goes on where it was
+BROKE_OFF = (5, 10, 12, 30, 35)  # rsync's exit codes for the network and for a daemon that has no room; see rsync(1)
 
 
 def fetch(module, name, target):
@@ -74,7 +75,7 @@ def fetch(module, name, target):
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode == 0:
             return
-        if "No space left" in result.stderr:
+        if result.returncode not in BROKE_OFF:
             break
         time.sleep(attempt)
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["rsync failed"]

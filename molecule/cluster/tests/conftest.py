@@ -72,7 +72,17 @@ class Cluster:
             f"{', '.join(names)} up", lambda: all(self.nodes().get(n, {}).get("state") == "UP" for n in names), seconds
         )
         self.wait_until("4 replicas on workers", lambda: self.on_workers() == 4, seconds)
-        return time.monotonic() - started
+        took = time.monotonic() - started
+        # Serve may still count a replica that died with its node: believe what stays for a moment.
+        seen: list[dict[str, str]] = [{}]
+
+        def stays() -> bool:
+            seen.append(self.replicas())
+            time.sleep(1.5)
+            return len(seen[-1]) == 4 and seen[-1] == seen[-2]
+
+        self.wait_until("4 replicas that stay", stays, seconds)
+        return took
 
     def on_workers(self) -> int:
         """How many replicas run on workers."""

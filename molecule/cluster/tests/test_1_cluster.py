@@ -119,7 +119,7 @@ def test_a_worker_whose_disk_is_full_says_so_and_goes_on_when_there_is_space(clu
         cluster.wait_until(
             "the reason", lambda: full in bed.on("worker_2", "sh", "-c", " ".join(health) + " 2>&1; true")
         )
-        assert cluster.state("worker_2") == "AWAY"
+        cluster.wait_until("worker_2 away", lambda: cluster.state("worker_2") == "AWAY")
         log = bed.on("worker_2", "sh", "-c", "docker logs --since 60s modelserve_worker_2 2>&1").splitlines()
         assert sum(full in line for line in log) == 1, "one clear line, not one per attempt"
         bed.on("worker_2", "mount", "-o", "remount,size=3g", store)
@@ -132,6 +132,7 @@ def test_a_worker_whose_disk_is_full_says_so_and_goes_on_when_there_is_space(clu
 
 
 def test_a_deploy_that_does_not_fit_a_workers_disk_changes_nothing(cluster: Cluster) -> None:
+    cluster.wait_for(*WORKERS)
     before = cluster.replicas()
     packages = f"{HOME}/store/pkg"
     source = "algopkg/AlgoExample"
@@ -166,4 +167,4 @@ def test_diagnose_has_all_hosts_and_no_secret(cluster: Cluster, tmp_path: Path) 
 
 def test_status_shows_nodes_and_algorithms(cluster: Cluster) -> None:
     text = cluster.playbook("playbooks/status.yml")
-    assert "worker_2 172.31.78.12 UP 1 2" in text and f"http://127.0.0.1:{PORT}/extract" in text
+    assert "worker_2 172.31.78.12 UP 2 " in text and f"http://127.0.0.1:{PORT}/extract" in text
