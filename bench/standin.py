@@ -1,7 +1,8 @@
 """Stand-in hosts: reached over SSH as real ones are, but with a `docker` that only reports what a converged worker has.
 
 Fifty real Docker engines and Ray nodes do not fit on one machine. What a run of the playbooks costs per host does not
-depend on them: a host where nothing is to be done is looked at, and left alone.
+depend on them: a host where nothing is to be done is looked at, and left alone. The head is a stand-in too: it has the
+files that a worker's tasks ask it for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ FIRST = 100  # stand-ins are worker_101, worker_102, ...
 DOCKER = """#!/bin/sh
 # Reports what a converged worker's Docker reports.
 case $1 in
+exec) ;; # the gateway, told of the workers
 version) echo 26.1.5 ;;
 ps) cat /standin/ps ;;
 images) cat /standin/images ;;
@@ -32,11 +34,12 @@ def hosts(count: int) -> Iterator[list[str]]:
     """Start stand-ins; yields their names. They are removed at the end."""
     names = [f"worker_{FIRST + number}" for number in range(1, count + 1)]
     try:
+        _start(bed.HEAD)
         for name in names:
             _start(name)
         yield names
     finally:
-        bed.run("docker", "rm", "--force", "--volumes", *map(bed.container, names), check=False)
+        bed.run("docker", "rm", "--force", "--volumes", *map(bed.container, [bed.HEAD, *names]), check=False)
 
 
 def _start(name: str) -> None:
@@ -47,10 +50,14 @@ def _start(name: str) -> None:
         "chmod +x /usr/local/bin/docker && cp /usr/local/bin/docker /usr/local/bin/dockerd && "
         "printf '#!/bin/sh\\n' >/usr/local/bin/rsync && chmod +x /usr/local/bin/rsync && "
         "cd /usr/lib/python3/dist-packages && mkdir -p requests && touch requests/__init__.py && "
+        "mkdir -p -m 0750 /opt/modelserve/store /opt/modelserve/secrets && "
+        "echo token-of-the-stand-in >/opt/modelserve/secrets/ray_token && "
+        """echo '{"versions": {"image": "modelserve:stand-in"}}' >/opt/modelserve/store/manifest.json && """
         "chown ops: /home/ops/.ssh && exec /usr/sbin/sshd -D"
     )
     bed.run(
         *("docker", "run", "--detach", "--name", bed.container(name), "--label", f"{bed.LABEL}={bed.BED}"),
+        *("--label", f"{bed.HOST_LABEL}={name}", "--hostname", name.replace("_", "-")),
         *("--network", bed.NETWORK, "--ip", bed.address(name), image, "sh", "-c", script),
     )
     bed.authorize(name)

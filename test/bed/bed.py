@@ -88,12 +88,17 @@ def on(host: str, *command: str, check: bool = True) -> str:
 def up(workers: int) -> None:
     """Make and start a head and workers, and write the inventory."""
     names = [HEAD, *(f"worker_{number + 1}" for number in range(workers))]
-    if not run("docker", "network", "ls", "-q", "--filter", f"name=^{NETWORK}$"):
-        network = ["docker", "network", "create", "--label", f"{LABEL}={BED}", "--subnet", f"{SUBNET}.0/24", NETWORK]
-        run(*network)
+    make_network()
     for name in names:
         add(name)
     write_inventory()
+
+
+def make_network() -> None:
+    """Make the bed's private network, if it is not there."""
+    if not run("docker", "network", "ls", "-q", "--filter", f"name=^{NETWORK}$"):
+        network = ["docker", "network", "create", "--label", f"{LABEL}={BED}", "--subnet", f"{SUBNET}.0/24", NETWORK]
+        run(*network)
 
 
 def add(host: str) -> None:

@@ -166,7 +166,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_complete(cluster: Cluste
     assert build.stdout is not None and "building" in build.stdout.readline()
     run("docker", "exec", HEAD, "pkill", "-KILL", "-f", "^/opt/venv/bin/python /opt/venv/bin/modelserve test")
     build.wait()
-    unfinished = [path for path in (HOME / "store/env").iterdir() if not (path / "modelserve.json").exists()]
+    unfinished = [path for path in (HOME / "store/env").glob("[!.]*") if not (path / "modelserve.json").exists()]
     assert [path.name.split("-")[0] for path in unfinished] == ["AlgoExample"]
     assert '"ok": true' in cluster.head(*test).stdout
     assert (unfinished[0] / "modelserve.json").exists()
