@@ -174,8 +174,8 @@ def real_hosts() -> list[str]:
     delta = {name: after[name] - before[name] for name in names}
     page += [f"| a model of {MODEL_MB} MiB deployed | " + " | ".join(f"{delta[name]:.1f}" for name in names) + " |", ""]
     page += [
-        "The image is built on the head; it, packages, models and environments reach workers from the head's store. What",
-        "a worker gets besides are Ansible's own modules.",
+        "The image is built on the head; it, packages, models and environments reach workers from the head's store.",
+        "What a worker gets besides are Ansible's own modules.",
     ]
     bed.down()
     return page
