@@ -10,6 +10,7 @@ SIGHTINGS = 2
 SIGHTINGS_WHILE_DRAINING = 8
 # 20 s: a replica that died with its node makes an application unhealthy until its successor runs.
 SIGHTINGS_OF_UNHEALTHY = 80
+RAN = "HEALTH_CHECK_FAILED"  # Serve's status_trigger of a deployment whose replica had started
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     deployments = list(details.get("deployments", {}).values())
     if details["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
         messages = [details.get("message", ""), *(deployment.get("message", "") for deployment in deployments)]
-        lasting = SIGHTINGS_OF_UNHEALTHY if details["status"] == "UNHEALTHY" else 1
+        # During an update Serve calls it DEPLOY_FAILED, too, when a replica that runs fails its health check: one on a
+        # node that died a moment ago, say. Serve replaces it.
+        ran = details["status"] == "UNHEALTHY" or any(d.get("status_trigger") == RAN for d in deployments)
+        lasting = SIGHTINGS_OF_UNHEALTHY if ran else 1
         return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)), lasting)
     options = wanted["deployments"][0]
     target = options["num_replicas"]

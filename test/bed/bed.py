@@ -175,6 +175,8 @@ def write_inventory(names: Sequence[str] | None = None) -> None:
     (INVENTORY / "hosts.yml").write_text("\n".join(lines) + "\n")
     keys = [f"{address(name)} {on(name, 'cat', '/etc/ssh/ssh_host_ed25519_key.pub').strip()}" for name in names]
     known.write_text("\n".join(keys) + "\n")
+    for name in names:
+        _wait_for_login(name)
 
 
 def _number(host: str) -> int:
@@ -219,6 +221,21 @@ def _wait_for_boot(host: str) -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"error: {host} does not boot: {run('docker', 'logs', container(host))[-2000:]}")
         time.sleep(0.3)
+
+
+def _wait_for_login(host: str) -> None:
+    """Wait until a user can log in: sshd listens before systemd lets others than root in."""
+    options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlPath=none"]
+    options += ["-o", f"UserKnownHostsFile={DIRECTORY}/known_hosts", "-i", str(KEY)]
+    deadline = time.monotonic() + 120
+    while True:
+        command = ["ssh", *options, f"ops@{address(host)}", "true"]
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if result.returncode == 0:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: no login on {host} ({address(host)}): {result.stderr.strip()[-500:]}")
+        time.sleep(0.5)
 
 
 def main() -> None:

@@ -142,3 +142,13 @@ def test_replica_ids_are_those_of_every_state() -> None:
 )
 def test_what_drains_does_not_hide_what_runs(status: str, replicas: dict[str, str], shown: str) -> None:
     assert status_of({**details(app(), replicas, status), "deployed_app_config": app()}) == shown
+
+
+def test_a_replica_that_ran_and_died_during_an_update_gets_time_to_be_replaced() -> None:
+    wanted = app()
+    found = details(wanted, {"a": "RUNNING"}, "DEPLOY_FAILED", "ActorDiedError: it died", "DEPLOY_FAILED")
+    at_once = outcome_of(found, wanted, set())
+    found["deployments"]["Echo"]["status_trigger"] = "HEALTH_CHECK_FAILED"
+    later = outcome_of(found, wanted, set())
+    assert at_once.state is later.state is FAILED
+    assert at_once.sightings == 1 < later.sightings

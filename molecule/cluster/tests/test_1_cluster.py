@@ -97,9 +97,11 @@ def test_a_worker_that_was_off_during_a_deploy_catches_up_before_it_joins(cluste
     bed.on("worker_2", "docker", "kill", "modelserve_worker_2")
     cluster.wait_until("worker_2 away", lambda: cluster.state("worker_2") == "AWAY")
     cluster.edit("conf.ini", "replicas = 2", "replicas = 1")
-    cluster.edit("algopkg/AlgoExample/backend.py", "NEW = True", "NEWER = True")
-    cluster.playbook("playbooks/deploy.yml")
-    cluster.edit("conf.ini", "replicas = 1", "replicas = 2")
+    try:
+        cluster.edit("algopkg/AlgoExample/backend.py", "NEW = True", "NEWER = True")
+        cluster.playbook("playbooks/deploy.yml")
+    finally:
+        cluster.edit("conf.ini", "replicas = 1", "replicas = 2")
     bed.on("worker_2", "docker", "start", "modelserve_worker_2")
     cluster.wait_until("worker_2 up", lambda: cluster.state("worker_2") == "UP")
     log = bed.on("worker_2", "sh", "-c", "docker logs --since 60s modelserve_worker_2 2>&1")
