@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
 import bed
 import pytest
-from conftest import HOME, INVENTORY, Cluster
+from conftest import HOME, Cluster
 
 WORKERS = ("worker_1", "worker_2")
 
@@ -20,7 +19,7 @@ def third(cluster: Cluster) -> str:
     known = bed.DIRECTORY / "known_hosts"
     key = bed.on("worker_3", "cat", "/etc/ssh/ssh_host_ed25519_key.pub").strip()
     known.write_text(known.read_text() + f"{bed.address('worker_3')} {key}\n")
-    line = Path(INVENTORY).parent / "third.yml"
+    line = bed.DIRECTORY / "third.yml"  # goes with the bed, whatever becomes of this run
     line.write_text(f"workers:\n  hosts:\n    worker_3: {{ansible_host: {bed.address('worker_3')}}}\n")
     return str(line)
 
