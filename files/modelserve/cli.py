@@ -16,7 +16,8 @@ from modelserve.errors import UserError
 from modelserve.settings import Settings
 
 # Exit codes: 0 done, 1 what was asked for failed, 2 the request itself was wrong (argparse's own).
-FAILED = 1
+FAILED, WRONG = 1, 2
+DOWNTIME = "where new replicas find no room beside the old ones, stop the old ones first"
 
 
 def entry(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -59,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     command("plan", _plan, "Show what an apply would change; change nothing.")
     apply = command("apply", _apply, "Make the cluster serve what conf.ini says.")
     apply.add_argument("--keep-going", action="store_true", help="apply the good changes though others fail")
+    apply.add_argument("--allow-downtime", action="store_true", help=DOWNTIME)
+    releases = command("releases", _releases, "List the releases, show one, or show what differs between two.")
+    releases.add_argument("action", nargs="?", choices=("list", "show", "diff"), default="list")
+    releases.add_argument("numbers", nargs="*", type=int, metavar="N", help="one for show, two for diff")
+    rollback = command("rollback", _rollback, "Return to a release: its code, environments, models, configuration.")
+    rollback.add_argument("number", nargs="?", type=int, help="the release (default: the one before the last)")
+    rollback.add_argument("--allow-downtime", action="store_true", help=DOWNTIME)
     status = command("status", _status, "Show what is served.")
     status.add_argument("--wait", type=float, default=0, metavar="S", help="seconds to wait until all of it runs")
     check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
@@ -110,17 +118,57 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _apply(options: argparse.Namespace) -> None:
+    applied = _controller(options).apply(options.keep_going, options.allow_downtime)
+    _show_applied(options, applied, "nothing to do: what conf.ini says is served")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    applied = _controller(options).rollback(options.number, options.allow_downtime)
+    _show_applied(options, applied, f"nothing to do: what release {applied.rollback_of} served is served")
+    if applied.release is not None and not options.json:
+        print("conf.ini was left alone: 'modelserve plan' shows what the next apply would change")
+
+
+def _show_applied(options: argparse.Namespace, applied: Any, nothing: str) -> None:
     from modelserve.show import plan_text
 
-    applied = _controller(options).apply(options.keep_going)
     if options.json:
         result = {"changed": applied.changed, "release": applied.release, "seconds": applied.seconds}
+        result["rollback_of"] = applied.rollback_of
         print(json.dumps({"ok": True, **applied.plan.as_dict(), **result}))
-    elif applied.release is None:
-        print("nothing to do: what conf.ini says is served")
+    elif not applied.plan:
+        print(nothing)
     else:
         print(plan_text(applied.plan))
-        print(f"release {applied.release} is served after {applied.seconds:.1f} s")
+        what = "" if applied.rollback_of is None else f", which is release {applied.rollback_of} again,"
+        print(f"release {applied.release}{what} is served after {applied.seconds:.1f} s")
+
+
+def _releases(options: argparse.Namespace) -> int:
+    from modelserve.plan import compare
+    from modelserve.release import Releases
+    from modelserve.show import plan_text, release_text, releases_table
+
+    settings = Settings.load()
+    kept = Releases(settings.home / "releases", settings.keep_releases)
+    expected = {"list": 0, "show": 1, "diff": 2}[options.action]
+    if len(options.numbers) != expected:
+        print(f"error: 'releases {options.action}' takes {expected} numbers", file=sys.stderr)
+        return WRONG
+    chosen = [kept.read(number) for number in options.numbers]
+    if options.action == "list":
+        newest = list(kept)[::-1]
+        documents = [{**release.as_dict(), "serve": None, "conf": None} for release in newest]
+        print(json.dumps({"ok": True, "releases": documents}) if options.json else releases_table(newest))
+    elif options.action == "show":
+        (release,) = chosen
+        print(json.dumps({"ok": True, **release.as_dict()}) if options.json else release_text(release))
+    else:
+        old, new = (release.target for release in chosen)
+        plan = compare(new.applications, old.applications, new.port, old.port)
+        nothing = f"releases {options.numbers[0]} and {options.numbers[1]} serve the same"
+        print(json.dumps({"ok": True, **plan.as_dict()}) if options.json else plan_text(plan) if plan else nothing)
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -6,50 +6,48 @@ import fcntl
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from modelserve import conf, manifest, project, serve_config, spread
 from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway
-from modelserve.health import Outcome, aims_at, outcome_of, replica_ids, status_of
+from modelserve.health import status_of
 from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
-from modelserve.release import Releases
+from modelserve.release import Releases, Target, author
+from modelserve.rollout import Rollout
 from modelserve.settings import Settings
 from modelserve.store import Store, write_atomically
 
 Progress = Callable[[str], None]
-POLL_S = 0.25
-SAY_AGAIN_S = 15
-ROUTES_TIMEOUT_S = 30
+Apps = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What conf.ini asks for, resolved to content: the configuration, and what it is made of."""
+    """What conf.ini asks for: what it says, what that is in content, and the environments to build for it."""
 
     conf: Conf
-    conf_text: str
-    applications: dict[str, dict[str, Any]]
+    target: Target
     environments: dict[str, Environment]
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What an apply did: the plan it carried out, the release it made (None when conf.ini asked for nothing new),
-    whether anything was changed (the gateway's settings, say), and the seconds."""
+    """What an apply did: the plan it carried out, the release it made (None when nothing new was asked for), whether
+    anything was changed (the gateway's settings, say), the seconds, and the release it returned to, if any."""
 
     plan: Plan
     release: int | None
     changed: bool
     seconds: float
+    rollback_of: int | None = None
 
 
 class Controller:
@@ -63,6 +61,7 @@ class Controller:
         self._gateway = Gateway(settings)
         self._spread_file = settings.home / "spread.json"
         self._releases = Releases(settings.home / "releases", settings.keep_releases)
+        self._rollout = Rollout(settings, self._ray, progress)
 
     def read(self) -> tuple[Conf, str]:
         """Read conf.ini and check it against the packages and models there are.
@@ -90,18 +89,14 @@ class Controller:
             UserError: conf.ini is wrong, requirements cannot be met, or Ray does not answer.
         """
         wanted = self._wanted()
-        return compare(
-            wanted.applications,
-            _configurations(self._ray.serve_details()["applications"]),
-            wanted.conf.port,
-            self._gateway.port(),
-        ), wanted
+        return self._compare(wanted.target), wanted
 
-    def apply(self, keep_going: bool = False) -> Applied:
+    def apply(self, keep_going: bool = False, allow_downtime: bool = False) -> Applied:
         """Make the cluster serve what conf.ini says, and wait until it does.
 
         Args:
             keep_going: when some algorithms fail, serve the others' changes instead of none.
+            allow_downtime: where new replicas find no room beside the old ones, stop the old ones first.
 
         Raises:
             UserError: naming each algorithm that failed and its own error. What was served before is served still.
@@ -109,38 +104,57 @@ class Controller:
         started = time.monotonic()
         with self._lock():
             plan, wanted = self.plan()
-            if not plan:
-                # Whatever was lost meanwhile, the manifest or content of the store, is made anew.
-                self._materialise(wanted)
-                self._publish(wanted.applications)
-                self._spread()
-                self._settle(wanted)
-                reconfigured = self._gateway.configure(wanted.conf.port)
-                return Applied(plan, None, reconfigured, time.monotonic() - started)
             self._materialise(wanted)
-            served = _configurations(self._ray.serve_details()["applications"])
-            self._publish(wanted.applications, served)
+            if plan:
+                release = self._carry_out(wanted.target, plan, keep_going, allow_downtime)
+                return Applied(plan, release, True, time.monotonic() - started)
+            # Whatever was lost meanwhile, the manifest or content of the store, is made anew.
+            self._publish(wanted.target.applications)
             self._spread()
-            old_port = self._gateway.port()
-            self._gateway.configure(
-                wanted.conf.port
-            )  # first: a port that is taken stops the apply with nothing changed
-            if plan.changes:
-                details = self._ray.serve_details()["applications"]
-                before = _configurations(details)
-                self._put(wanted.applications)
-                failed = self._wait(plan.changes, wanted.applications, details)
-                if failed:
-                    if old_port is not None and not keep_going:
-                        self._gateway.configure(old_port)
-                    self._restore(before, wanted, failed, keep_going)
-                self._wait_for_routes(before, wanted.applications)
-            document = serve_config.document(wanted.applications.values(), self._settings.serve_port)
-            release = self._releases.record(wanted.conf_text, wanted.conf.port, document)
-            # What served until now may still answer its last requests: its content goes with a later release.
-            kept = self._publish(wanted.applications, kept=served)
-            self._store.collect(kept)
-        return Applied(plan, release, True, time.monotonic() - started)
+            self._settle(wanted.target)
+            reconfigured = self._gateway.configure(wanted.conf.port)
+            latest = self._releases.latest()
+            unrecorded = latest is None or not latest.serves(wanted.target)  # an apply was ended before it wrote that
+            number = self._releases.record(wanted.target, ["recorded late"]) if unrecorded else None
+            return Applied(plan, number, reconfigured or unrecorded, time.monotonic() - started)
+
+    def rollback(self, number: int | None = None, allow_downtime: bool = False) -> Applied:
+        """Return to a release: its code, environments, models and configuration, from the store. Builds nothing.
+
+        Args:
+            number: the release; None takes the one before the last.
+            allow_downtime: as for :meth:`apply`.
+
+        Raises:
+            UserError: there is no such release, it was made for another Python or Ray, its content is not in the
+                store, or an algorithm failed. What was served before is served still.
+        """
+        started = time.monotonic()
+        with self._lock():
+            release = self._releases.choose(number)
+            target, number = release.target, release.number
+            here = manifest.Versions.here()
+            for what, then, now in (("Python", "python", here.python), ("Ray", "ray", here.ray)):
+                if target.versions.get(then, now) != now:
+                    message = f"release {number} was made for {what} {target.versions[then]}, this image has {now}"
+                    fix = f"Apply its conf.ini instead: 'modelserve releases show {number}' prints it"
+                    raise UserError(message, fix)
+            missing = [
+                path
+                for path in manifest.paths_of(target.applications, self._store)
+                if not self._store.holds({"path": path})
+            ]
+            if missing:
+                fix = "Apply its conf.ini and packages instead, or choose another release"
+                raise UserError(f"release {number} needs {', '.join(missing)}, which the store has no more", fix)
+            plan = self._compare(target)
+            done = self._carry_out(target, plan, False, allow_downtime, number) if plan else None
+            return Applied(plan, done, bool(plan), time.monotonic() - started, number)
+
+    @property
+    def releases(self) -> Releases:
+        """The releases that are kept."""
+        return self._releases
 
     def status(self) -> list[dict[str, Any]]:
         """What is served: a row per algorithm with ``name``, ``status``, ``route``, ``url``, ``replicas``
@@ -174,7 +188,36 @@ class Controller:
             package = self._store.package_path(section.name, self._settings.algopkg / section.name)
             models = [self._store.model_path(source) for source in self._models(section)]
             applications[section.name] = serve_config.application(section, package, models, by_name[section.name].path)
-        return Wanted(parsed, text, applications, by_name)
+        document = serve_config.document(applications.values(), self._settings.serve_port)
+        versions = manifest.Versions.here().model_dump(exclude={"image"})
+        return Wanted(parsed, Target(text, parsed.port, document, versions), by_name)
+
+    def _compare(self, target: Target) -> Plan:
+        running = _configurations(self._ray.serve_details()["applications"])
+        return compare(target.applications, running, target.port, self._gateway.port())
+
+    def _carry_out(
+        self, target: Target, plan: Plan, keep_going: bool, allow_downtime: bool, rollback_of: int | None = None
+    ) -> int:
+        """Do what a plan says; returns the release's number."""
+        wanted = target.applications
+        details = self._ray.serve_details()["applications"]
+        before = _configurations(details)
+        self._publish(wanted, before)
+        self._spread()
+        old_port = self._gateway.port()
+        self._gateway.configure(target.port)  # first: a port that is taken stops the apply with nothing changed
+        if plan.changes:
+            failed = self._rollout.bring(plan.changes, wanted, details, allow_downtime)
+            if failed:
+                if old_port is not None and not keep_going:
+                    self._gateway.configure(old_port)
+                self._restore(before, target, plan, failed, keep_going)
+            self._rollout.wait_for_routes(before, wanted)
+        release = self._releases.record(target, plan.summary(), rollback_of)
+        # What served until now may still answer its last requests: its content goes with a later release.
+        self._store.collect(self._publish(wanted, kept=before))
+        return release
 
     def _models(self, section: Section) -> list[Path]:
         return [self._settings.model_zoo / model for model in section.model]
@@ -202,9 +245,8 @@ class Controller:
         wanted = dict.fromkeys([base, *(path for apps in needed for path in manifest.paths_of(apps, self._store))])
         wanted = {path: None for path in wanted if (self._store.root / path).exists()}
         stay = dict.fromkeys([*wanted, *manifest.paths_of(kept or {}, self._store)])
-        for number in self._releases.numbers():
-            applications = {app["name"]: app for app in self._releases.read(number)["serve"]["applications"]}
-            stay |= dict.fromkeys(manifest.paths_of(applications, self._store))
+        for release in self._releases:
+            stay |= dict.fromkeys(manifest.paths_of(release.target.applications, self._store))
         contents = manifest.contents(wanted, self._store)
         versions = manifest.Versions.here()  # the controller runs in the head's container
         manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay)).publish(self._store)
@@ -233,109 +275,40 @@ class Controller:
     def _remember_spread(self, paths: Iterable[str]) -> None:
         write_atomically(self._spread_file, json.dumps(sorted(paths)))
 
-    def _put(self, applications: dict[str, dict[str, Any]]) -> None:
-        self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
+    def _settle(self, target: Target) -> None:
+        """Wait until what is served already is healthy: after a restart of the head it may not be yet.
 
-    def _settle(self, wanted: Wanted) -> None:
-        """Wait until what is served already is healthy: after a restart of the head it may not be yet."""
-        unchanged = [Change("change", name) for name in wanted.applications]
-        failed = self._wait(unchanged, wanted.applications, {}, quiet=True)
-        if failed:
-            raise UserError(
-                "\n".join(f"{name} is served as conf.ini says, but fails: {why}" for name, why in failed.items())
-            )
-        self._wait_for_routes({}, wanted.applications)
-
-    def _wait(
-        self,
-        changes: Iterable[Change],
-        wanted: dict[str, dict[str, Any]],
-        earlier: dict[str, Any],
-        quiet: bool = False,
-    ) -> dict[str, str]:
-        """Wait until each changed application runs as ``wanted`` or has failed; returns the failures' causes by name.
-
-        ``earlier`` is what Serve's details of the applications were before; ``quiet`` expects them healthy at once.
+        What fails was left by an apply that was ended in the middle, if the last release is another: that is put back.
         """
-        waiting = {change.name: change for change in changes if change.action != "remove"}
-        failed: dict[str, str] = {}
-        # Replicas that cannot be the wanted ones. While Serve builds an application it shows none at all.
-        before = {
-            name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()
-        }
-        healthy: Counter[str] = Counter()
-        failing: Counter[str] = Counter()
-        deadline = time.monotonic() + self._settings.deploy_timeout_s
-        said: dict[str, tuple[str, float]] = {}
-        while waiting:
-            applications = self._ray.serve_details()["applications"]
-            for name in sorted(waiting):
-                details = applications.get(name)
-                if waiting[name].needs_new_replicas and not aims_at(details, wanted[name]):
-                    before[name] |= replica_ids(details)
-                outcome = outcome_of(details, wanted[name], before[name])
-                if outcome.state is not Outcome.State.HEALTHY:
-                    healthy[name] = 0
-                if outcome.state is not Outcome.State.FAILED:
-                    failing[name] = 0
-                if outcome.state is Outcome.State.HEALTHY:
-                    healthy[name] += 1
-                    if healthy[name] < outcome.sightings and not quiet:
-                        continue
-                elif outcome.state is Outcome.State.WAITING:
-                    self._say_once(said, name, outcome.text)
-                    continue
-                else:
-                    failing[name] += 1
-                    if failing[name] < outcome.sightings:
-                        self._say_once(said, name, f"unhealthy: {outcome.text}")
-                        continue
-                    failed[name] = outcome.text
-                del waiting[name]
-                if not quiet or name in said:
-                    self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
-            if waiting and time.monotonic() > deadline:
-                for name in waiting:
-                    text = said.get(name, ("no progress", 0.0))[0]
-                    failed[name] = f"not healthy after {self._settings.deploy_timeout_s:.0f} s: {text}"
-                break
-            if waiting:
-                time.sleep(POLL_S)
-        return failed
+        unchanged = [Change("change", name) for name in target.applications]
+        failed = self._rollout.wait(unchanged, target.applications, {}, quiet=True)
+        if failed:
+            messages = [f"{name} is served as conf.ini says, but fails: {why}" for name, why in failed.items()]
+            latest = self._releases.latest()
+            if latest is not None and not latest.serves(target):
+                self._rollout.put(latest.target.applications)
+                messages.append(f"release {latest.number} is put back: what it served is served again.")
+            raise UserError("\n".join(messages))
+        self._rollout.wait_for_routes({}, target.applications)
 
-    def _wait_for_routes(self, before: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
-        """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
-        new = {application["route_prefix"] for application in wanted.values()}
-        old = {application["route_prefix"] for application in before.values()} - new
-        deadline = time.monotonic() + ROUTES_TIMEOUT_S
-        while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"Serve's ingress on port {self._settings.serve_port} does not follow: wanted are {sorted(new)}",
-                    "See 'modelserve status' and 'docker logs modelserve_head'",
-                )
-            time.sleep(POLL_S / 2)
-
-    def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
-        last, when = said.get(name, ("", 0.0))
-        if text != last or time.monotonic() - when > SAY_AGAIN_S:
-            said[name] = (text, time.monotonic())
-            self._progress(f"{name}: {text}")
-
-    def _restore(
-        self, before: dict[str, dict[str, Any]], wanted: Wanted, failed: dict[str, str], keep_going: bool
-    ) -> None:
+    def _restore(self, before: Apps, target: Target, plan: Plan, failed: dict[str, str], keep_going: bool) -> NoReturn:
+        kept = before
         if keep_going:
-            kept = {name: app for name, app in wanted.applications.items() if name not in failed}
+            kept = {name: app for name, app in target.applications.items() if name not in failed}
             kept |= {name: before[name] for name in failed if name in before}
-        else:
-            kept = before
-        self._put(kept)
-        self._wait([Change("change", name) for name in failed if name in kept], kept, {})
+        self._rollout.put(kept)
+        self._rollout.wait([Change("change", name) for name in failed if name in kept], kept, {})
         self._publish(kept)
-        what = "the others' changes are served" if keep_going else "what was served before is served still"
         messages = [f"{name} failed to start: {cause}" for name, cause in failed.items()]
-        raise UserError("\n".join([*messages, f"Nothing is lost: {what}."]))
+        if keep_going and kept != before:
+            self._rollout.wait_for_routes(before, kept)
+            served = replace(target, serve=serve_config.document(kept.values(), self._settings.serve_port))
+            good = Plan(tuple(change for change in plan.changes if change.name not in failed), (), plan.port)
+            number = self._releases.record(served, [*good.summary(), *(f"! {name} failed" for name in failed)])
+            messages.append(f"Nothing is lost: the others' changes are served, as release {number}.")
+        else:
+            messages.append("Nothing is lost: what was served before is served still.")
+        raise UserError("\n".join(messages))
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -348,7 +321,7 @@ class Controller:
                 self._progress(f"waiting for another apply: {stream.read().strip()}")
                 fcntl.flock(stream, fcntl.LOCK_EX)
             stream.truncate(0)
-            holder = {"pid": os.getpid(), "since": time.strftime("%H:%M:%S")}
+            holder = {"pid": os.getpid(), "since": time.strftime("%H:%M:%S %Z"), "by": author()}
             stream.write(json.dumps(holder))
             stream.flush()
             try:

@@ -17,7 +17,8 @@ RAN = "HEALTH_CHECK_FAILED"  # Serve's status_trigger of a deployment whose repl
 class Outcome:
     """How far a deployment is: its state and a line about it; for a failure, the replica's own error.
 
-    ``sightings`` is how often in a row an outcome must be seen to be believed.
+    ``sightings`` is how often in a row an outcome must be seen to be believed; ``running`` are the ids of the wanted
+    replicas that run.
     """
 
     class State(enum.Enum):
@@ -28,6 +29,7 @@ class Outcome:
     state: Outcome.State
     text: str
     sightings: int = 1
+    running: frozenset[str] = frozenset()
 
 
 def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: set[str]) -> Outcome:
@@ -67,13 +69,31 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     # A change in place shows in the configuration before it does in the replicas, and while others drain the
     # deployment's status does not tell when it is done.
     sightings = SIGHTINGS_WHILE_DRAINING if draining and not before else SIGHTINGS
-    return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text, sightings)
+    state = Outcome.State.HEALTHY if healthy else Outcome.State.WAITING
+    return Outcome(state, text, sightings, frozenset(current))
 
 
-def replica_ids(details: dict[str, Any] | None) -> set[str]:
-    """The ids of all replicas in Serve's details of an application."""
+def replica_ids(details: dict[str, Any] | None, state: str = "") -> set[str]:
+    """The ids of the replicas in Serve's details of an application: of all, or of those in a state."""
+    return {replica["replica_id"] for replica in _replicas(details) if state in ("", replica["state"])}
+
+
+def room_missing(name: str, applications: dict[str, Any]) -> bool:
+    """Whether a replica of the application waits for resources that no stopping replica is about to free.
+
+    Args:
+        name: the application.
+        applications: Serve's details of all, by name.
+    """
+    # A replica has a node as soon as Ray found room for it, long before it has loaded its model.
+    waits = any(r["state"] == "STARTING" and not r.get("node_id") for r in _replicas(applications.get(name)))
+    frees = any(r["state"] == "STOPPING" for details in applications.values() for r in _replicas(details))
+    return waits and not frees
+
+
+def _replicas(details: dict[str, Any] | None) -> list[dict[str, Any]]:
     deployments = (details or {}).get("deployments", {}).values()
-    return {replica["replica_id"] for deployment in deployments for replica in deployment.get("replicas", [])}
+    return [replica for deployment in deployments for replica in deployment.get("replicas", [])]
 
 
 def aims_at(details: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:

@@ -108,17 +108,23 @@ class Nodes:
                         found.setdefault(replica["node_id"], []).append(name)
         return found
 
-    def _no_room(self, node: dict[str, Any], replicas: list[str]) -> str:
+    def free(self) -> dict[str, dict[str, float]]:
+        """What no replica has reserved, by node and kind (``GPU``, ``CPU``); without nodes that are being drained."""
         details = self._ray.serve_details()["applications"]
         costs = {name: _cost(application) for name, application in details.items()}
         there = self._replicas()
-        rooms = []
-        for other in self._ray.nodes():
-            if other["node_id"] != node["node_id"] and not _drains(other):
-                taken = [costs[name] for name in there.get(other["node_id"], [])]
-                total = other["resources_total"]
-                rooms.append({kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS})
-        return no_room([(name, costs[name]) for name in replicas], rooms)
+        rooms = {}
+        for node in self._ray.nodes():
+            if not _drains(node):
+                taken = [costs[name] for name in there.get(node["node_id"], [])]
+                total = node["resources_total"]
+                rooms[node["name"]] = {kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS}
+        return rooms
+
+    def _no_room(self, node: dict[str, Any], replicas: list[str]) -> str:
+        details = self._ray.serve_details()["applications"]
+        rooms = [room for name, room in self.free().items() if name != node["name"]]
+        return no_room([(name, _cost(details[name])) for name in replicas], rooms)
 
     def _start_drain(self, node_id: str) -> None:
         address = f"127.0.0.1:{HEAD_PORTS['port']}"

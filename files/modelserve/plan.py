@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+# How a diff shows a change's action.
+SIGNS = {"add": "+", "change": "~", "remove": "-"}
 Apps = Mapping[str, dict[str, Any]]
 
 # What the difference at a place in an application's configuration means to a user, and whether it needs new replicas.
@@ -19,6 +21,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "runtime_env": ("environment", True),
     "route_prefix": ("route", False),
     "deployments.num_replicas": ("replicas", False),
+    "deployments.health_check_period_s": ("health checks", False),
     "deployments.ray_actor_options": ("resources", True),
     "deployments.user_config.user_config": ("user_config", False),
     "deployments.user_config.warmup": ("warmup", False),
@@ -61,6 +64,14 @@ class Plan:
 
     def __bool__(self) -> bool:
         return bool(self.changes) or self.port is not None
+
+    def summary(self) -> list[str]:
+        """What it changes, a line each: ``+ Echo``, ``~ Echo (code, replicas)``, ``- Echo``."""
+        lines = [] if self.port is None else [f"~ port {self.port[1]}"]
+        for change in self.changes:
+            what = ", ".join(difference.what for difference in change.differences)
+            lines.append(f"{SIGNS[change.action]} {change.name}" + (f" ({what})" if change.action == "change" else ""))
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as a JSON document."""

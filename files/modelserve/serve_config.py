@@ -11,6 +11,8 @@ from modelserve.conf import Section
 
 # A request waits in the replica's queue, not at the ingress, until this many are in flight per replica.
 MAX_ONGOING_REQUESTS = 100
+# How soon Serve notices that a replica died; its own default is 10.
+HEALTH_CHECK_PERIOD_S = 2
 
 
 def application(section: Section, package: Path, models: Iterable[Path], environment: Path) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
                 "max_ongoing_requests": MAX_ONGOING_REQUESTS,
                 # New replicas answer before old ones stop: an update loses no request, a failed one does no harm.
                 "max_surge_percent": 100,
+                "health_check_period_s": HEALTH_CHECK_PERIOD_S,
                 # The identity changes when replicas must: Serve shows it for the configuration it aims at.
                 "user_config": {
                     "user_config": section.user_config,

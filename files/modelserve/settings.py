@@ -21,6 +21,8 @@ class Settings(BaseModel):
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
+        room_timeout_s: seconds a new replica may wait for resources that nobody frees.
+        watch_s: seconds new replicas must run before they are believed: what crashes after its start shows then.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
@@ -36,6 +38,8 @@ class Settings(BaseModel):
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
     deploy_timeout_s: float = 600
+    room_timeout_s: float = 30
+    watch_s: float = 5
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
     retry_unanswered: bool = True

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from modelserve.plan import Difference, Plan
-
-_SIGNS = {"add": "+", "change": "~", "remove": "-"}
+from modelserve.plan import SIGNS, Difference, Plan
+from modelserve.release import Release
 
 
 def plan_text(plan: Plan) -> str:
@@ -22,7 +22,7 @@ def plan_text(plan: Plan) -> str:
         old, new = plan.port
         lines.append(f"~ port {new}" if old is None else f"~ port {old} -> {new}")
     for change in plan.changes:
-        lines.append(f"{_SIGNS[change.action]} {change.name}")
+        lines.append(f"{SIGNS[change.action]} {change.name}")
         if change.action == "change":
             lines += [f"    {_difference(difference)}" for difference in change.differences]
     lines += [f"  {name} (unchanged)" for name in plan.unchanged]
@@ -51,6 +51,29 @@ def status_table(rows: list[dict[str, Any]]) -> str:
         table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", row["url"])
     messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
     return "\n".join([*_lines(table), *messages])
+
+
+def releases_table(releases: list[Release]) -> str:
+    """The kept releases, the newest first; the first is what is served."""
+    if not releases:
+        return "nothing was released yet"
+    table = Table("release", "time (UTC)", "by", "changes", box=box.SIMPLE_HEAD)
+    for release in releases:
+        changes = [f"rollback to {release.rollback_of}"] if release.rollback_of else []
+        when = release.time.replace("T", " ").rstrip("Z")
+        table.add_row(str(release.number), when, release.by, "\n".join([*changes, *release.changes]) or "-")
+    return "\n".join(_lines(table))
+
+
+def release_text(release: Release) -> str:
+    """A release: what each algorithm is made of, and its conf.ini."""
+    head = f"release {release.number}, {release.time}, by {release.by}"
+    lines = [head + (f", a rollback to {release.rollback_of}" if release.rollback_of else ""), ""]
+    for name, app in release.target.applications.items():
+        environment = Path(app["runtime_env"]["py_executable"]).parent.parent.name
+        lines += [name, f"  code         {Path(app['args']['package']).name}", f"  environment  {environment}"]
+        lines += [f"  model        {Path(m).name} ({Path(m).parent.name[:12]})" for m in app["args"]["models"]]
+    return "\n".join([*lines, "", "conf.ini:", *(f"  {line}".rstrip() for line in release.target.conf.splitlines())])
 
 
 def nodes_table(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelserve.release import Releases
+from modelserve.errors import UserError
+from modelserve.release import Releases, Target
+
+
+def target(conf: str = "", package: str = "/store/pkg/Echo-1") -> Target:
+    application = {"name": "Echo", "args": {"package": package}}
+    return Target(conf, 666, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
 
 
 def test_before_the_first_there_is_none(tmp_path: Path) -> None:
@@ -19,27 +25,43 @@ def test_before_the_first_there_is_none(tmp_path: Path) -> None:
 def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSERVE_USER", "mia")
     releases = Releases(tmp_path / "releases", keep=3)
-    number = releases.record("[MODEL SERVE]\n", 666, {"applications": []})
+    number = releases.record(target("[MODEL SERVE]\n"), ["+ Echo"], rollback_of=7)
     release = releases.read(number)
     assert release == releases.latest()
-    assert (release["number"], release["by"]) == (number, "mia")
-    assert (release["conf"], release["port"], release["serve"]) == ("[MODEL SERVE]\n", 666, {"applications": []})
+    assert (release.number, release.by, release.changes, release.rollback_of) == (number, "mia", ("+ Echo",), 7)
+    assert release.target == target("[MODEL SERVE]\n")
+    assert release.target.applications["Echo"]["args"] == {"package": "/store/pkg/Echo-1"}
+    assert release.serves(target("another comment")) and not release.serves(target(package="/store/pkg/Echo-2"))
+
+
+def test_the_release_to_return_to_is_the_one_before_the_last(tmp_path: Path) -> None:
+    releases = Releases(tmp_path, keep=3)
+    with pytest.raises(UserError, match="no release before"):
+        releases.choose(None)
+    numbers = [releases.record(target(str(n))) for n in range(4)]
+    assert releases.choose(None).number == numbers[-2]
+    assert releases.choose(numbers[-3]).target.conf == "1"
+    assert [release.number for release in releases] == numbers[1:]
+    with pytest.raises(UserError, match=r"no release 1: kept are 2 to 4.*modelserve releases"):
+        releases.choose(numbers[0])
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
 def test_the_last_ones_are_kept_and_numbers_go_on(tmp_path: Path, keep: int) -> None:
     releases = Releases(tmp_path, keep)
-    given_numbers = [releases.record(f"conf {n}", 666, {}) for n in range(12)]
+    given_numbers = [releases.record(target(f"conf {n}")) for n in range(12)]
     assert given_numbers == sorted(set(given_numbers))
     assert releases.numbers() == given_numbers[-keep:]
-    assert [releases.read(number)["conf"] for number in releases.numbers()] == [f"conf {n}" for n in range(12)][-keep:]
-    with pytest.raises(FileNotFoundError):
+    assert [releases.read(number).target.conf for number in releases.numbers()] == [f"conf {n}" for n in range(12)][
+        -keep:
+    ]
+    with pytest.raises(UserError):
         releases.read(given_numbers[0])
 
 
 def test_a_new_controller_goes_on_where_the_last_stopped(tmp_path: Path) -> None:
-    first = Releases(tmp_path, 3).record("", 666, {})
-    assert Releases(tmp_path, 3).record("", 666, {}) == first + 1
+    first = Releases(tmp_path, 3).record(target())
+    assert Releases(tmp_path, 3).record(target()) == first + 1
 
 
 def test_other_files_in_the_directory_are_no_releases(tmp_path: Path) -> None:
@@ -51,4 +73,4 @@ def test_other_files_in_the_directory_are_no_releases(tmp_path: Path) -> None:
 @given(conf=st.text())
 def test_any_conf_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, conf: str) -> None:
     releases = Releases(tmp_path_factory.mktemp("releases"), keep=1)
-    assert releases.read(releases.record(conf, 666, {}))["conf"] == conf
+    assert releases.read(releases.record(target(conf))).target.conf == conf

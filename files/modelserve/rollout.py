@@ -1,0 +1,194 @@
+"""Brings Serve from what it runs to what it shall run, waits until that is so, and puts it back when it fails."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from modelserve import serve_config
+from modelserve.errors import UserError
+from modelserve.health import Outcome, aims_at, outcome_of, replica_ids, room_missing
+from modelserve.nodes import Nodes
+from modelserve.plan import Change
+from modelserve.ray_api import RayAPI
+from modelserve.settings import Settings
+
+Progress = Callable[[str], None]
+Apps = dict[str, dict[str, Any]]
+POLL_S = 0.25
+SAY_AGAIN_S = 15
+ROUTES_TIMEOUT_S = 30
+# New replicas that start, pass and die: so often is no accident any more.
+DEATHS = 2
+WAYS_OUT = (
+    "Add a worker, lower replicas or gpu_cost, or accept a gap: 'modelserve apply --allow-downtime' or "
+    "-e modelserve_allow_downtime=true"
+)
+
+
+class Rollout:
+    """Serve's applications, and the waiting for them."""
+
+    def __init__(self, settings: Settings, ray: RayAPI, progress: Progress) -> None:
+        self._settings = settings
+        self._ray = ray
+        self._progress = progress
+
+    def put(self, applications: Apps) -> None:
+        """Make these the whole of what Serve shall run; returns before it does."""
+        self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
+
+    def bring(self, changes: Iterable[Change], wanted: Apps, earlier: Apps, allow_downtime: bool) -> dict[str, str]:
+        """Put ``wanted`` and wait for the changed applications.
+
+        Args:
+            changes: what differs from what runs.
+            wanted: all applications that shall run, by name.
+            earlier: Serve's details of the applications as they are before.
+            allow_downtime: where new replicas find no room beside the old ones, stop the old ones first.
+
+        Returns:
+            The causes of failures by name; empty when everything runs.
+        """
+        self.put(wanted)
+        given_way: dict[str, Any] = {}
+
+        def make_room(name: str) -> None:
+            given_way[name] = copy.deepcopy(wanted[name])
+            given_way[name]["deployments"][0]["max_surge_percent"] = 0
+            self.put({**wanted, **given_way})
+
+        failed = self.wait(changes, wanted, earlier, make_room if allow_downtime else None)
+        if given_way and not failed:
+            self.put(wanted)
+        return failed
+
+    def wait(
+        self,
+        changes: Iterable[Change],
+        wanted: Apps,
+        earlier: Apps,
+        make_room: Callable[[str], None] | None = None,
+        quiet: bool = False,
+    ) -> dict[str, str]:
+        """Wait until each changed application runs as ``wanted`` or has failed; returns the failures' causes by name.
+
+        ``earlier`` is what Serve's details of the applications were before; ``make_room`` is called, once each, with
+        the name of an application whose new replicas find none; ``quiet`` expects them healthy at once.
+        """
+        waiting = {change.name: change for change in changes if change.action != "remove"}
+        failed: dict[str, str] = {}
+        # Replicas that cannot be the wanted ones. While Serve builds an application it shows none at all.
+        before = {
+            name: replica_ids(earlier.get(name)) if c.needs_new_replicas else set() for name, c in waiting.items()
+        }
+        watch = {name: self._sightings(c) if not quiet else 1 for name, c in waiting.items()}
+        healthy: Counter[str] = Counter()
+        failing: Counter[str] = Counter()
+        deaths: Counter[str] = Counter()
+        running: dict[str, frozenset[str]] = {}
+        room = _Room(self._settings)
+        deadline = time.monotonic() + self._settings.deploy_timeout_s
+        said: dict[str, tuple[str, float]] = {}
+        while waiting:
+            applications = self._ray.serve_details()["applications"]
+            for name in sorted(waiting):
+                details = applications.get(name)
+                if waiting[name].needs_new_replicas and not aims_at(details, wanted[name]):
+                    before[name] |= replica_ids(details)
+                outcome = outcome_of(details, wanted[name], before[name])
+                gone = running.get(name, frozenset()) - replica_ids(details, "RUNNING")
+                if waiting[name].needs_new_replicas and gone and (details or {}).get("deployments"):
+                    deaths[name] += 1
+                running[name] = outcome.running
+                if deaths[name] >= DEATHS:
+                    why = f": {outcome.text}" if outcome.state is Outcome.State.FAILED else ""
+                    outcome = Outcome(Outcome.State.FAILED, f"its replicas start, and die soon after{why}")
+                if outcome.state is not Outcome.State.HEALTHY:
+                    healthy[name] = 0
+                if outcome.state is not Outcome.State.FAILED:
+                    failing[name] = 0
+                if outcome.state is Outcome.State.HEALTHY:
+                    healthy[name] += 1
+                    if healthy[name] < max(watch[name], outcome.sightings) and not quiet:
+                        continue
+                elif outcome.state is Outcome.State.WAITING:
+                    self._say_once(said, name, outcome.text)
+                    if not room.is_missing(name, applications):
+                        continue
+                    missing = self._no_room(name, wanted[name])
+                    if make_room is None:
+                        failed[name] = f"{missing}. {WAYS_OUT}"
+                    else:
+                        self._progress(f"{name}: {missing}: the old replicas stop first")
+                        make_room(name)
+                        room.forget(name)
+                        deadline = time.monotonic() + self._settings.deploy_timeout_s
+                        continue
+                else:
+                    failing[name] += 1
+                    if failing[name] < outcome.sightings:
+                        self._say_once(said, name, f"unhealthy: {outcome.text}")
+                        continue
+                    failed[name] = outcome.text
+                del waiting[name]
+                if not quiet or name in said:
+                    self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
+            if waiting and time.monotonic() > deadline:
+                for name in waiting:
+                    text = said.get(name, ("no progress", 0.0))[0]
+                    failed[name] = f"not healthy after {self._settings.deploy_timeout_s:.0f} s: {text}"
+                break
+            if waiting:
+                time.sleep(POLL_S)
+        return failed
+
+    def wait_for_routes(self, before: Apps, wanted: Apps) -> None:
+        """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
+        new = {application["route_prefix"] for application in wanted.values()}
+        old = {application["route_prefix"] for application in before.values()} - new
+        deadline = time.monotonic() + ROUTES_TIMEOUT_S
+        while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"Serve's ingress on port {self._settings.serve_port} does not follow: wanted are {sorted(new)}",
+                    "See 'modelserve status' and 'docker logs modelserve_head'",
+                )
+            time.sleep(POLL_S / 2)
+
+    def _sightings(self, change: Change) -> int:
+        """How often in a row new replicas must be seen healthy: what crashes soon after its start shows then."""
+        return round(self._settings.watch_s / POLL_S) if change.needs_new_replicas else 1
+
+    def _no_room(self, name: str, application: dict[str, Any]) -> str:
+        options = application["deployments"][0]["ray_actor_options"]
+        needs = [f"{options[key]:g} {kind}" for key, kind in (("num_gpus", "GPU"), ("num_cpus", "CPU")) if options[key]]
+        free = Nodes(self._settings, self._progress).free()
+        rooms = [f"{node} {room['GPU']:g} GPU, {room['CPU']:g} CPU" for node, room in free.items()]
+        return f"no room for a new replica: it needs {' and '.join(needs) or 'a node'}; free are {'; '.join(rooms)}"
+
+    def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
+        last, when = said.get(name, ("", 0.0))
+        if text != last or time.monotonic() - when > SAY_AGAIN_S:
+            said[name] = (text, time.monotonic())
+            self._progress(f"{name}: {text}")
+
+
+class _Room:
+    """For how long has an application's replica waited for room that nobody is about to give?"""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout = settings.room_timeout_s
+        self._since: dict[str, float] = {}
+
+    def is_missing(self, name: str, applications: dict[str, Any]) -> bool:
+        if not room_missing(name, applications):
+            self._since.pop(name, None)
+            return False
+        return time.monotonic() - self._since.setdefault(name, time.monotonic()) > self._timeout
+
+    def forget(self, name: str) -> None:
+        self._since[name] = float("inf")  # asked for once
