@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from modelserve.conf import Section
-from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids, status_of
+from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids, room_missing, status_of
 from modelserve.serve_config import application
 
 WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
@@ -152,3 +152,17 @@ def test_a_replica_that_ran_and_died_during_an_update_gets_time_to_be_replaced()
     later = outcome_of(found, wanted, set())
     assert at_once.state is later.state is FAILED
     assert at_once.sightings == 1 < later.sightings
+
+
+def test_room_is_missing_when_a_replica_waits_and_none_is_about_to_give_its_own() -> None:
+    wanted = app()
+    starting = details(wanted, {"old": "RUNNING", "new": "STARTING"}, "DEPLOYING")
+    others = details(app(route="other"), {"x": "RUNNING"})
+    assert room_missing("Echo", {"Echo": starting, "Other": others})
+    assert not room_missing("Other", {"Echo": starting, "Other": others})
+    assert not room_missing("Echo", {})
+    others["deployments"]["Echo"]["replicas"][0]["state"] = "STOPPING"
+    assert not room_missing("Echo", {"Echo": starting, "Other": others})
+    others["deployments"]["Echo"]["replicas"].clear()
+    starting["deployments"]["Echo"]["replicas"][1]["node_id"] = "abc"
+    assert not room_missing("Echo", {"Echo": starting, "Other": others})
