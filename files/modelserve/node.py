@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,9 +147,10 @@ def wait_for_content(settings: Settings, head_address: str) -> None:
         try:
             Puller(settings, head_address, lambda line: say(settings, line)).catch_up()
         except UserError as error:
-            if str(error) != said:
-                said = str(error)
-                say(settings, said)
+            cause = re.sub(r"\d+ MiB", "", str(error))  # how much is free changes while it is tried again
+            if cause != said:
+                said = cause
+                say(settings, str(error))
             time.sleep(RETRY_S)
         else:
             state_file(settings).unlink(missing_ok=True)
