@@ -17,8 +17,7 @@ RAN = "HEALTH_CHECK_FAILED"  # Serve's status_trigger of a deployment whose repl
 class Outcome:
     """How far a deployment is: its state and a line about it; for a failure, the replica's own error.
 
-    ``sightings`` is how often in a row an outcome must be seen to be believed; ``running`` are the ids of the wanted
-    replicas that run.
+    ``sightings`` is how often in a row an outcome must be seen to be believed.
     """
 
     class State(enum.Enum):
@@ -29,7 +28,6 @@ class Outcome:
     state: Outcome.State
     text: str
     sightings: int = 1
-    running: frozenset[str] = frozenset()
 
 
 def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: set[str]) -> Outcome:
@@ -69,8 +67,7 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
     # A change in place shows in the configuration before it does in the replicas, and while others drain the
     # deployment's status does not tell when it is done.
     sightings = SIGHTINGS_WHILE_DRAINING if draining and not before else SIGHTINGS
-    state = Outcome.State.HEALTHY if healthy else Outcome.State.WAITING
-    return Outcome(state, text, sightings, frozenset(current))
+    return Outcome(Outcome.State.HEALTHY if healthy else Outcome.State.WAITING, text, sightings)
 
 
 def replica_ids(details: dict[str, Any] | None, state: str = "") -> set[str]:

@@ -89,7 +89,7 @@ class Rollout:
         healthy: Counter[str] = Counter()
         failing: Counter[str] = Counter()
         deaths: Counter[str] = Counter()
-        running: dict[str, frozenset[str]] = {}
+        running: dict[str, set[str]] = {}
         room = _Room(self._settings)
         deadline = time.monotonic() + self._settings.deploy_timeout_s
         said: dict[str, tuple[str, float]] = {}
@@ -100,10 +100,10 @@ class Rollout:
                 if waiting[name].needs_new_replicas and not aims_at(details, wanted[name]):
                     before[name] |= replica_ids(details)
                 outcome = outcome_of(details, wanted[name], before[name])
-                gone = running.get(name, frozenset()) - replica_ids(details, "RUNNING")
-                if waiting[name].needs_new_replicas and gone and (details or {}).get("deployments"):
-                    deaths[name] += 1
-                running[name] = outcome.running
+                now = replica_ids(details, "RUNNING") - before[name]
+                if waiting[name].needs_new_replicas and (details or {}).get("deployments"):
+                    deaths[name] += bool(running.get(name, set()) - now)
+                    running[name] = now
                 if deaths[name] >= DEATHS:
                     why = f": {outcome.text}" if outcome.state is Outcome.State.FAILED else ""
                     outcome = Outcome(Outcome.State.FAILED, f"its replicas start, and die soon after{why}")

@@ -64,12 +64,12 @@ class Cluster:
         result.stdout = " ".join((result.stdout + result.stderr).split())  # long messages are folded
         return result
 
-    def apply(self, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def apply(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Put the project on the head and apply it, as the deploy playbook does but without Ansible."""
         for name in ("algopkg", "Model_ZOO"):
             run("rsync", "-a", "--delete", "--exclude=__pycache__", f"{PROJECT}/{name}/", f"{HOME}/{name}/")
         shutil.copy(PROJECT / "conf.ini", HOME / "conf.ini")
-        return self.head("modelserve", "apply", check=check)
+        return self.head("modelserve", "apply", *options, check=check)
 
     def replicas(self) -> dict[str, set[str]]:
         """The ids of the running replicas, by algorithm."""
@@ -135,4 +135,4 @@ def project(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(PROJECT, saved)
     yield PROJECT
     run("rsync", "-a", "--delete", f"{saved}/", f"{PROJECT}/")
-    cluster.apply()
+    cluster.apply("--allow-downtime")
