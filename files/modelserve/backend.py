@@ -15,6 +15,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelserve.batching import Batcher, guarded
+
 logger = logging.getLogger("ray.serve")
 HOSTNAME = socket.gethostname()
 
@@ -64,6 +66,7 @@ class AlgoBackend:
 
     #: Inferences a replica runs at the same time. More than 1 only for models that allow it.
     threads: int = 1
+    _batcher: Batcher | None = None
 
     def __init__(self, model_path: str = "") -> None:
         """Load the model.
@@ -95,21 +98,35 @@ class AlgoBackend:
         """Answer several requests at once; one after the other by default."""
         return [self._model_inference(param_dict) for param_dict in param_dicts]
 
+    def batch_requests(self, size: int, wait_s: float) -> None:
+        """From now on, gather concurrent requests for ``_model_inference_batch``.
+
+        Args:
+            size: the most items of a batch.
+            wait_s: the longest the first one waits for others while nothing runs.
+
+        Raises:
+            TypeError: the class does not define ``_model_inference_batch``.
+        """
+        if type(self)._model_inference_batch is AlgoBackend._model_inference_batch:
+            raise TypeError(
+                f"batch_size = {size}, but {type(self).__name__} has no _model_inference_batch: define it, or remove "
+                "batch_size from the section"
+            )
+        self._batcher = Batcher(self._model_inference_batch, self._executor, self.threads, size, wait_s)
+
     async def infer(self, params: dict[str, Any]) -> dict[str, Any]:
         """Answer one request beside the event loop.
 
         Raises:
             Exception: whatever the inference raises.
         """
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._executor, self._guarded, params)
+        if self._batcher is not None:
+            result = await self._batcher.ask(params)
+        else:
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(self._executor, guarded, self._model_inference, params)
         return {"status": 1, "result": result, "info": f"Result from {HOSTNAME}"}
-
-    def _guarded(self, params: dict[str, Any]) -> Any:
-        try:
-            return self._model_inference(params)
-        except (SystemExit, StopIteration) as error:  # these end a program, or get lost on the way to the event loop
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     async def __call__(self, request: Request) -> Response:
         """Answer an HTTP request: 200, 400 for a body that is no JSON object, 500 for a failed inference."""

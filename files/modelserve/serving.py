@@ -29,6 +29,8 @@ class AppArgs(BaseModel):
         backend: the class in its ``backend.py``.
         models: paths of the model files.
         methods: HTTP methods answered.
+        batch_size: the most requests given to ``_model_inference_batch`` at once; 1 gathers none.
+        batch_wait: seconds the first request of a batch waits for others, at most.
         configured: whether the section has a ``user_config``; taking it away needs replicas that never had one.
     """
 
@@ -40,6 +42,8 @@ class AppArgs(BaseModel):
     models: list[str] = []
     methods: list[str] = ["GET"]
     configured: bool = False
+    batch_size: int = 1
+    batch_wait: float = 0.01
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -146,11 +150,20 @@ class Backend:
     """A loaded backend of either kind: ``answer`` takes an HTTP request.
 
     Raises:
+        TypeError: the section has a ``batch_size``, and the class cannot take a batch.
         Exception: whatever importing the package or loading the model raises.
     """
 
     def __init__(self, args: AppArgs) -> None:
-        self.instance = load_class(args.name, args.package, args.backend)(model_path(args.models))
+        found = load_class(args.name, args.package, args.backend)
+        if args.batch_size > 1 and not issubclass(found, AlgoBackend):
+            raise TypeError(
+                f"batch_size = {args.batch_size}, but {args.backend} is no modelserve.AlgoBackend: derive it, "
+                "or remove batch_size from the section"
+            )
+        self.instance = found(model_path(args.models))
+        if args.batch_size > 1:
+            self.instance.batch_requests(args.batch_size, args.batch_wait)
         self.answer: AlgoBackend | OwnLoop = (
             self.instance if isinstance(self.instance, AlgoBackend) else OwnLoop(self.instance, args.methods[0])
         )
@@ -181,10 +194,12 @@ class Algorithm:
         self._methods = frozenset(parsed.methods)
         self._backend = Backend(parsed)
         self._warm = False
+        self._timeout_s: float | None = None
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Called by Serve at start, before traffic, and when ``config`` changes: the section's user configuration
         goes to the class, and a new replica is asked the warm-up request."""
+        self._timeout_s = config.get("request_timeout")
         instance = self._backend.instance
         if config.get("user_config") is not None and hasattr(instance, "reconfigure"):
             outcome = instance.reconfigure(config["user_config"])
@@ -199,4 +214,9 @@ class Algorithm:
             allowed = ", ".join(sorted(self._methods))
             info = f"{request.method} is not answered here; use {allowed}"
             return failure(405, info, request_id_of(request), {"Allow": allowed})
-        return await self._backend.answer(request)
+        try:
+            return await asyncio.wait_for(self._backend.answer(request), self._timeout_s)
+        except TimeoutError:  # ours: those of an inference are answered already
+            request_id = request_id_of(request)
+            logger.warning("took longer than request_timeout, %g s, request %s", self._timeout_s, request_id)
+            return failure(504, f"it took longer than {self._timeout_s:g} s (request_timeout)", request_id)
