@@ -18,7 +18,7 @@ from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway
-from modelserve.health import Outcome, aims_at, outcome_of, replica_ids, status_of
+from modelserve.health import Outcome, aims_at, may_rest, outcome_of, replica_ids, status_of, target_of
 from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases
@@ -157,7 +157,7 @@ class Controller:
                     "route": details.get("route_prefix") or "",
                     "url": f"{self._gateway.url()}{details.get('route_prefix') or ''}",
                     "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),
-                    "wanted": deployment.get("num_replicas", 1),
+                    "wanted": target_of(details, config),
                     "gpu_cost": (deployment.get("ray_actor_options") or {}).get("num_gpus", 0),
                     "environment": Path(config.get("runtime_env", {}).get("py_executable", "//")).parent.parent.name,
                     "message": details.get("message", ""),
@@ -305,8 +305,10 @@ class Controller:
 
     def _wait_for_routes(self, before: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
         """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
-        new = {application["route_prefix"] for application in wanted.values()}
-        old = {application["route_prefix"] for application in before.values()} - new
+        # Asking one that may rest would wake it: its first answer takes as long as its model to load.
+        new = {application["route_prefix"] for application in wanted.values() if not may_rest(application)}
+        old = {application["route_prefix"] for application in before.values()}
+        old -= {application["route_prefix"] for application in wanted.values()}
         deadline = time.monotonic() + ROUTES_TIMEOUT_S
         while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
             if time.monotonic() > deadline:
