@@ -18,8 +18,10 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value is None or value == ():
+    if value is None or value == () or value == {}:
         return "empty"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return f"`{', '.join(value) if isinstance(value, tuple) else value}`"
 
 
@@ -28,7 +30,7 @@ def table(model: type[BaseModel]) -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         if not field.exclude:
-            rows.append(f"| `{name}` | {default_of(field)} | {field.description} |")
+            rows.append(f"| `{field.title or name}` | {default_of(field)} | {field.description} |")
     return "\n".join(rows)
 
 

@@ -15,6 +15,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelserve.batching import Batcher, guarded
+from modelserve.schema import InvalidInput, Types
+
 logger = logging.getLogger("ray.serve")
 HOSTNAME = socket.gethostname()
 
@@ -29,9 +32,11 @@ def json_response(content: dict[str, Any], status_code: int = 200, headers: dict
     return Response(body, status_code, headers, media_type="application/json")
 
 
-def failure(status_code: int, info: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
+def failure(
+    status_code: int, info: str, request_id: str, headers: dict[str, str] | None = None, **more: Any
+) -> Response:
     """The answer to a request that failed: ``status`` 0, what happened, and the id to find it in the log by."""
-    content = {"status": 0, "info": f"Result from {HOSTNAME}: {info}", "request_id": request_id}
+    content = {"status": 0, "info": f"Result from {HOSTNAME}: {info}", "request_id": request_id, **more}
     return json_response(content, status_code, {"X-Request-ID": request_id, **(headers or {})})
 
 
@@ -45,6 +50,8 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, set | frozenset | tuple):
         return list(value)
+    if hasattr(value, "model_dump"):  # pydantic's models
+        return value.model_dump(mode="json")
     if isinstance(value, bytes):
         return value.decode()
     raise TypeError(f"a result of type {type(value).__name__} is not JSON; return numbers, strings, lists and dicts")
@@ -60,10 +67,14 @@ class AlgoBackend:
 
     An exception in ``_model_init`` fails the deployment; one in an inference answers 500 with ``status`` 0 and a
     request id, and its traceback goes to the log. Inference runs beside the event loop, ``threads`` at a time.
+
+    Where the parameter is annotated with a pydantic model, a dataclass or a ``TypedDict``, the inference gets one of
+    these, and a request that does not fit is answered 422, naming the field, before the model sees it.
     """
 
     #: Inferences a replica runs at the same time. More than 1 only for models that allow it.
     threads: int = 1
+    _batcher: Batcher | None = None
 
     def __init__(self, model_path: str = "") -> None:
         """Load the model.
@@ -73,6 +84,9 @@ class AlgoBackend:
         """
         directory, *files = model_path.split(",")
         paths = [os.path.join(directory, file) for file in files]
+        own = type(self)
+        batch = own._model_inference is AlgoBackend._model_inference
+        self.types = Types(own._model_inference_batch if batch else own._model_inference, batch)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="inference")
         if paths:
             self._model_init(paths)
@@ -95,24 +109,42 @@ class AlgoBackend:
         """Answer several requests at once; one after the other by default."""
         return [self._model_inference(param_dict) for param_dict in param_dicts]
 
+    def batch_requests(self, size: int, wait_s: float) -> None:
+        """From now on, gather concurrent requests for ``_model_inference_batch``.
+
+        Args:
+            size: the most items of a batch.
+            wait_s: the longest the first one waits for others while nothing runs.
+
+        Raises:
+            TypeError: the class does not define ``_model_inference_batch``.
+        """
+        if type(self)._model_inference_batch is AlgoBackend._model_inference_batch:
+            raise TypeError(
+                f"batch_size = {size}, but {type(self).__name__} has no _model_inference_batch: define it, or remove "
+                "batch_size from the section"
+            )
+        self.types = Types(type(self)._model_inference_batch, batch=True)
+        self._batcher = Batcher(self._model_inference_batch, self._executor, self.threads, size, wait_s)
+
     async def infer(self, params: dict[str, Any]) -> dict[str, Any]:
         """Answer one request beside the event loop.
 
         Raises:
+            InvalidInput: the request does not fit what the inference is annotated with.
             Exception: whatever the inference raises.
         """
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._executor, self._guarded, params)
+        checked = self.types.check(params)
+        if self._batcher is not None:
+            result = await self._batcher.ask(checked)
+        else:
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(self._executor, guarded, self._model_inference, checked)
         return {"status": 1, "result": result, "info": f"Result from {HOSTNAME}"}
 
-    def _guarded(self, params: dict[str, Any]) -> Any:
-        try:
-            return self._model_inference(params)
-        except (SystemExit, StopIteration) as error:  # these end a program, or get lost on the way to the event loop
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-
     async def __call__(self, request: Request) -> Response:
-        """Answer an HTTP request: 200, 400 for a body that is no JSON object, 500 for a failed inference."""
+        """Answer an HTTP request: 200, 400 for a body that is no JSON object, 422 for one that does not fit the
+        annotations, 500 for a failed inference."""
         try:
             params = orjson.loads(await request.body())
         except orjson.JSONDecodeError as error:
@@ -121,6 +153,8 @@ class AlgoBackend:
             return failure(400, "the request's body must be a JSON object", request_id_of(request))
         try:
             return json_response(await self.infer(params))
+        except InvalidInput as error:
+            return failure(422, str(error), request_id_of(request), errors=error.errors)
         except Exception:
             request_id = request_id_of(request)
             logger.exception("inference failed, request %s", request_id)

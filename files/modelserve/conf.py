@@ -6,19 +6,24 @@ import configparser
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from modelserve import rules, values
 from modelserve.errors import Problem, UserError
 
 SERVER_SECTION = "MODEL SERVE"
+DEFAULTS_SECTION = "DEFAULTS"
 SECTION_PREFIX = "algopkg."
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # Paths that Ray Serve ("-") or the gateway answer themselves.
 RESERVED_ROUTES = ("-", "healthz", "readyz", "docs", "metrics")
+# Keys that say what one algorithm is: [DEFAULTS] cannot have them.
+OWN_KEYS = ("backend", "model", "route", "warmup", "user_config", "batch_size", "batch_wait")
+ENV = "env."
 
 
 class Server(BaseModel):
@@ -37,12 +42,32 @@ class Section(BaseModel):
     name: str = Field(exclude=True)
     backend: str = Field(description="The class in `algopkg/<Name>/backend.py`.")
     model: tuple[str, ...] = Field((), description="File names in `Model_ZOO`, comma separated; may be empty.")
-    replicas: int = Field(1, ge=1, le=1000, description="Replicas running in parallel.")
+    replicas: int = Field(
+        1, ge=1, le=1000, description="Replicas running in parallel; beside `max_replicas`, how many a deploy starts."
+    )
+    max_replicas: int | None = Field(
+        None, ge=1, le=1000, description="Turns autoscaling on: as many replicas as the load asks for, up to this."
+    )
+    min_replicas: int = Field(
+        1, ge=0, le=1000, description="With `max_replicas`: never fewer. 0 stops the last one when nobody asks."
+    )
+    target_ongoing_requests: float = Field(
+        2, gt=0, allow_inf_nan=False, description="With `max_replicas`: requests per replica that the scaling aims at."
+    )
     gpu_cost: float = Field(
         0, ge=0, allow_inf_nan=False, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs."
     )
     cpu_cost: float = Field(
         0, ge=0, allow_inf_nan=False, description="CPU cores reserved per replica; 0 reserves none."
+    )
+    memory: int = Field(
+        0,
+        ge=0,
+        le=2**50,
+        description="Memory reserved per replica: `512MiB`, `2GiB`, `1GB`, or bytes; 0 reserves none.",
+    )
+    labels: dict[str, str] = Field(
+        {}, description="Hosts it may run on: `key=value, ...`; `modelserve.node=!worker_1` is every other host."
     )
     route: str = Field(description="Answers at `http://<head>:<port>/<route>`.")
     method: tuple[str, ...] = Field(
@@ -52,6 +77,44 @@ class Section(BaseModel):
         None, description="A JSON request asked of each new replica before it takes traffic, and by the smoke test."
     )
     user_config: Any = Field(None, description="JSON given to the class's `reconfigure`; a change restarts nothing.")
+    max_ongoing_requests: int = Field(
+        100, ge=1, le=1_000_000, description="Requests a replica holds at the same time; more wait in its queue."
+    )
+    max_queued_requests: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests that queue per replica; more get 429 at once. Empty: no limit."
+    )
+    request_timeout: float | None = Field(
+        None, gt=0, le=86400, description="Seconds a replica has for a request before it answers 504. Empty: no limit."
+    )
+    batch_size: int = Field(
+        1, ge=1, le=100_000, description="Requests given to `_model_inference_batch` at once, at most."
+    )
+    batch_wait: float = Field(
+        0.01, ge=0, le=60, description="With `batch_size`: seconds the first request waits for others, at most."
+    )
+    env: dict[str, str] = Field(
+        {}, title="env.<NAME>", description="The environment variable `<NAME>` of the replicas."
+    )
+    update: Literal["rolling", "recreate"] = Field(
+        "rolling",
+        description="`rolling` starts new replicas before old ones stop; `recreate` stops first: no spare GPU needed.",
+    )
+    enabled: bool = Field(True, description="`false`: checked, but served no more than if it were commented out.")
+
+    @field_validator("max_replicas", "max_queued_requests", "request_timeout", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value  # so that a section can lift what [DEFAULTS] sets
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return values.bytes_of(value) if isinstance(value, str) else value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: Any) -> Any:
+        return values.labels_of(value) if isinstance(value, str) else value
 
     @field_validator("model", "method", mode="before")
     @classmethod
@@ -121,7 +184,7 @@ class Conf(BaseModel):
 
     Attributes:
         port: the HTTP port clients call.
-        sections: the algorithms, in the file's order.
+        sections: the algorithms that are enabled, in the file's order.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -182,40 +245,90 @@ def parse(text: str, file: str = "conf.ini") -> Conf:
             Problem(f"the section [{SERVER_SECTION}] is missing", f"Begin with [{SERVER_SECTION}] and port = 666", file)
         )
     else:
-        server = _validated(Server, dict(parser[SERVER_SECTION]), file, SERVER_SECTION, problems) or server
+        server = _validated(Server, dict(parser[SERVER_SECTION]), file, SERVER_SECTION, problems, {}) or server
+    inherited = _defaults(parser, file, problems)
     sections = []
     for title in parser.sections():
-        if title == SERVER_SECTION:
+        if title in (SERVER_SECTION, DEFAULTS_SECTION):
             continue
         name = title.removeprefix(SECTION_PREFIX)
         if name == title or not name.isidentifier():
             problems.append(_unknown_section(title, file))
             continue
-        section = _validated(Section, {**parser[title]}, file, title, problems, name=name)
-        if section is not None:
+        own = dict(parser[title])
+        section = _validated(Section, {**inherited, **own}, file, title, problems, {"name": name})
+        if section is not None and section.enabled:
             sections.append(section)
+        if section is not None:
+            problems += [one for one in _contradictions(section, own, file, title) if one not in problems]
     problems += _duplicate_routes(sections, file)
     if problems:
         raise UserError(problems)
     return Conf(port=server.port, sections=tuple(sections))
 
 
+def _defaults(parser: configparser.ConfigParser, file: str, problems: list[Problem]) -> dict[str, str]:
+    """The values of [DEFAULTS] that are sound; what is not is a problem of its own, not one of every section."""
+    if DEFAULTS_SECTION not in parser:
+        return {}
+    written = dict(parser[DEFAULTS_SECTION])
+    found = [
+        Problem("cannot have a default", "Write it in the sections it belongs to", file, DEFAULTS_SECTION, key)
+        for key in OWN_KEYS
+        if written.pop(key, None) is not None
+    ]
+    fields = {key: Section.model_fields[key] for key in ("name", *OWN_KEYS)}
+    others = {key: "x" if field.is_required() else field.default for key, field in fields.items()}
+    _validated(Section, dict(written), file, DEFAULTS_SECTION, found, others)
+    problems += found
+    return {key: value for key, value in written.items() if key not in {problem.key for problem in found}}
+
+
+def _contradictions(section: Section, own: Container[str], file: str, title: str) -> Iterable[Problem]:
+    for found in rules.contradictions(section, own):
+        key = next((key for key in found.keys if key in own), found.keys[0])
+        yield Problem(found.message, found.fix, file, title if key in own else DEFAULTS_SECTION, key)
+
+
+def _environment(written: dict[str, str], at: Problem, problems: list[Problem]) -> dict[str, str]:
+    """Take the ``env.<NAME>`` keys out of a section: the variables by name."""
+    variables = {}
+    for key in [key for key in written if key.startswith(ENV)]:
+        name, value = key.removeprefix(ENV), written.pop(key)
+        problem = values.variable_problem(name, value)
+        if problem:
+            problems.append(Problem(problem, "Choose another name", at.file, at.section, key))
+        else:
+            variables[name] = value
+    return variables
+
+
 def _validated(
-    model: type[BaseModel], values: dict[str, str], file: str, title: str, problems: list[Problem], **fixed: str
+    model: type[BaseModel],
+    written: dict[str, str],
+    file: str,
+    title: str,
+    problems: list[Problem],
+    fixed: Mapping[str, Any],
 ) -> Any:
     known = [key for key in model.model_fields if key not in fixed]
-    for key in list(values):
+    if "env" in known:
+        known.remove("env")
+        variables = _environment(written, Problem("", "", file, title), problems)
+        fixed = {**fixed, "env": variables} if variables else fixed
+    for key in list(written):
         if key not in known:
             near = difflib.get_close_matches(key.lower(), known, n=1)
-            fix = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}"
+            names = [model.model_fields[name].title or name for name in model.model_fields if name not in fixed]
+            fix = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(names)}"
             problems.append(Problem("unknown key", fix, file, title, key))
-            del values[key]
+            del written[key]
     try:
-        return model.model_validate({**values, **fixed})
+        return model.model_validate({**written, **fixed})
     except ValidationError as error:
         for detail in error.errors():
             key = str(detail["loc"][0]) if detail["loc"] else ""
-            problems.append(_value_problem(detail, values.get(key, ""), Problem("", "", file, title, key)))
+            problems.append(_value_problem(detail, written.get(key, ""), Problem("", "", file, title, key)))
     return None
 
 
@@ -228,8 +341,13 @@ def _value_problem(detail: Any, value: str, at: Problem) -> Problem:
     elif kind in ("int_parsing", "float_parsing", "int_from_float"):
         number = "whole number" if kind.startswith("int") else "number"
         message, fix = f"'{value}' is not a {number}", f"Write a {number}"
-    elif "ge" in context or "le" in context:
-        bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+    elif kind == "bool_parsing":
+        message, fix = f"'{value}' is neither true nor false", "Write true or false"
+    elif kind == "literal_error":
+        message, fix = f"'{value}' is not known", f"Write {context['expected']}"
+    elif {"gt", "ge", "le"} & set(context):
+        words = {"gt": "more than", "ge": "at least", "le": "at most"}
+        bound = " and ".join(f"{words[limit]} {context[limit]}" for limit in words if limit in context)
         message, fix = f"{value} is out of range", f"It must be {bound}"
     else:
         message, fix = f"'{value}': {detail['msg']}", ""
@@ -255,13 +373,13 @@ def _syntax_problem(error: configparser.Error, text: str, file: str) -> Problem:
 
 
 def _unknown_section(title: str, file: str) -> Problem:
-    near = difflib.get_close_matches(title, [SERVER_SECTION, SECTION_PREFIX], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(title, [SERVER_SECTION, DEFAULTS_SECTION, SECTION_PREFIX], n=1, cutoff=0.7)
     if title.lower().startswith(SECTION_PREFIX):
         fix = "Write [algopkg.<Name>], <Name> being the directory under algopkg/: letters, digits and '_'"
-    elif near == [SERVER_SECTION]:
-        fix = f"Did you mean [{SERVER_SECTION}]?"
+    elif near and near != [SECTION_PREFIX]:
+        fix = f"Did you mean [{near[0]}]?"
     else:
-        fix = f"Sections are [{SERVER_SECTION}] and [algopkg.<Name>]"
+        fix = f"Sections are [{SERVER_SECTION}], [{DEFAULTS_SECTION}] and [algopkg.<Name>]"
     return Problem("unknown section", fix, file, title)
 
 

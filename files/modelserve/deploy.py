@@ -17,7 +17,7 @@ from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway
-from modelserve.health import status_of
+from modelserve.health import status_of, target_of
 from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases, Target, author
@@ -171,7 +171,7 @@ class Controller:
                     "route": details.get("route_prefix") or "",
                     "url": f"{self._gateway.url()}{details.get('route_prefix') or ''}",
                     "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),
-                    "wanted": deployment.get("num_replicas", 1),
+                    "wanted": target_of(details, config),
                     "gpu_cost": (deployment.get("ray_actor_options") or {}).get("num_gpus", 0),
                     "environment": Path(config.get("runtime_env", {}).get("py_executable", "//")).parent.parent.name,
                     "message": details.get("message", ""),

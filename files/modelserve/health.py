@@ -10,6 +10,8 @@ SIGHTINGS = 2
 SIGHTINGS_WHILE_DRAINING = 8
 # 20 s: a replica that died with its node makes an application unhealthy until its successor runs.
 SIGHTINGS_OF_UNHEALTHY = 80
+# A deployment's status while the load, not a deploy, changes its replicas.
+SCALING = ("HEALTHY", "UPSCALING", "DOWNSCALING")
 RAN = "HEALTH_CHECK_FAILED"  # Serve's status_trigger of a deployment whose replica had started
 
 
@@ -51,19 +53,28 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
         ran = details["status"] == "UNHEALTHY" or any(d.get("status_trigger") == RAN for d in deployments)
         lasting = SIGHTINGS_OF_UNHEALTHY if ran else 1
         return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)), lasting)
-    options = wanted["deployments"][0]
-    target = options["num_replicas"]
+    scaling = wanted["deployments"][0].get("autoscaling_config")
+    target = target_of(details, wanted)
     replicas = [replica for deployment in deployments for replica in deployment.get("replicas", [])]
     if not aims_at(details, wanted) or details["route_prefix"] != wanted["route_prefix"]:
         return Outcome(Outcome.State.WAITING, "starting")
     current = {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"} - before
-    settled = {replica["state"] for replica in replicas} <= {"RUNNING", "STOPPING", "STOPPED"}
+    settling = {replica["state"] for replica in replicas} - {"RUNNING", "STOPPING", "STOPPED"}
     old = {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"} & before
     text = f"{len(current)} of {target} replicas running"
     # While old replicas drain, the deployment's own status says nothing of the new ones.
     draining = any(replica["state"] == "STOPPING" for replica in replicas)
-    updated = draining or all(deployment["status"] == "HEALTHY" for deployment in deployments)
-    healthy = settled and updated and len(current) == target and not old
+    if scaling:
+        # What the load asks for beyond that may not fit the cluster, and is no part of a deploy.
+        least = min(target, max(scaling["min_replicas"], scaling.get("initial_replicas", 0)))
+        # None running proves something only once Serve is content with that.
+        steady = SCALING if least else ("HEALTHY",)
+        enough = len(current) >= least and settling <= {"STARTING"}
+    else:
+        steady = ("HEALTHY",)
+        enough = len(current) == target and not settling
+    updated = draining or all(deployment["status"] in steady for deployment in deployments)
+    healthy = enough and updated and not old
     # A change in place shows in the configuration before it does in the replicas, and while others drain the
     # deployment's status does not tell when it is done.
     sightings = SIGHTINGS_WHILE_DRAINING if draining and not before else SIGHTINGS
@@ -93,11 +104,29 @@ def _replicas(details: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [replica for deployment in deployments for replica in deployment.get("replicas", [])]
 
 
+def target_of(details: dict[str, Any], wanted: dict[str, Any]) -> int:
+    """How many replicas Serve aims at: the section's number, or what autoscaling makes of the load."""
+    options = (wanted.get("deployments") or [{}])[0]
+    if not options.get("autoscaling_config"):
+        return int(options.get("num_replicas") or 1)
+    return sum(deployment.get("target_num_replicas", 0) for deployment in details.get("deployments", {}).values())
+
+
+def may_rest(wanted: dict[str, Any]) -> bool:
+    """Whether an application may have no replica at all while nobody asks it anything."""
+    return (wanted["deployments"][0].get("autoscaling_config") or {}).get("min_replicas") == 0
+
+
 def aims_at(details: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Whether Serve has finished building the application and brings its replicas to ``wanted``."""
     deployments = (details or {}).get("deployments", {}).values()
-    expected = wanted["deployments"][0]["user_config"]
-    return [deployment["deployment_config"].get("user_config") for deployment in deployments] == [expected]
+    expected = wanted["deployments"][0]
+    found = [deployment["deployment_config"] for deployment in deployments]
+    if [config.get("user_config") for config in found] != [expected["user_config"]]:
+        return False
+    shown, scaling = found[0].get("autoscaling_config") or {}, expected.get("autoscaling_config") or {}
+    # Serve shows its own defaults beside what it was given.
+    return bool(shown) == bool(scaling) and all(shown.get(key) == value for key, value in scaling.items())
 
 
 def status_of(details: dict[str, Any]) -> str:

@@ -18,14 +18,27 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "args.methods": ("method", True),
     "args.name": ("name", True),
     "args.configured": ("user_config", True),
+    "args.batch_size": ("batch_size", True),
+    "args.batch_wait": ("batch_wait", True),
+    "runtime_env.env_vars.CONDA_PREFIX": ("environment", True),
+    "runtime_env.env_vars.PATH": ("environment", True),
+    "runtime_env.env_vars": ("env", True),
     "runtime_env": ("environment", True),
     "route_prefix": ("route", False),
     "deployments.num_replicas": ("replicas", False),
     "deployments.health_check_period_s": ("health checks", False),
+    "deployments.max_ongoing_requests": ("max_ongoing_requests", False),
+    "deployments.max_queued_requests": ("max_queued_requests", False),
+    "deployments.backpressure_config": ("max_queued_requests", False),
+    "deployments.max_surge_percent": ("update", False),
     "deployments.ray_actor_options": ("resources", True),
     "deployments.user_config.user_config": ("user_config", False),
     "deployments.user_config.warmup": ("warmup", False),
+    "deployments.user_config.request_timeout": ("request_timeout", False),
+    "deployments.user_config.max_queued_requests": ("max_queued_requests", False),
 }
+# Where Serve adds nothing of its own: what is not wanted any more is a difference, too.
+_OURS = ("args.", "runtime_env.", "deployments.user_config.", "deployments.max_queued_", "deployments.backpressure_")
 # Follows from the other places.
 _IDENTITY = "deployments.user_config.identity"
 
@@ -120,12 +133,13 @@ def compare(wanted: Apps, running: Apps, port: int, running_port: int | None) ->
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     before, after = _places(old), _places(new)
     found: dict[str, Difference] = {}
-    for place in after:  # what only Serve has are its own defaults
-        if place != _IDENTITY and before.get(place) != after[place]:
+    gone = [place for place in before if place not in after and place.startswith(_OURS)]
+    for place in [*after, *gone]:  # what else only Serve has are its own defaults
+        if place != _IDENTITY and before.get(place) != after.get(place):
             what, new_replicas = _meaning(place)
             earlier = found.get(what)
             if earlier is None:
-                found[what] = Difference(what, before.get(place), after[place], new_replicas)
+                found[what] = Difference(what, before.get(place), after.get(place), new_replicas)
             else:
                 found[what] = replace(earlier, new_replicas=earlier.new_replicas or new_replicas)
     return list(found.values())
@@ -148,9 +162,15 @@ def _places(app: dict[str, Any]) -> dict[str, Any]:
                     **{f"user_config.{k}": v for k, v in deployment.get("user_config", {}).items()},
                 }
                 options.pop("user_config", None)
+                if options.get("autoscaling_config"):  # in the place of a number
+                    options["num_replicas"] = options.pop("autoscaling_config")
                 places |= {f"deployments.{option}": setting for option, setting in options.items()}
         elif key == "args":
             places |= {f"args.{argument}": setting for argument, setting in value.items()}
+        elif key == "runtime_env":
+            variables = value.get("env_vars") or {}
+            places |= {f"runtime_env.{option}": setting for option, setting in value.items() if option != "env_vars"}
+            places |= {f"runtime_env.env_vars.{name}": setting for name, setting in variables.items()}
         else:
             places[key] = value
     return places

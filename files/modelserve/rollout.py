@@ -10,7 +10,7 @@ from typing import Any
 
 from modelserve import serve_config
 from modelserve.errors import UserError
-from modelserve.health import Outcome, aims_at, outcome_of, replica_ids, room_missing
+from modelserve.health import Outcome, aims_at, may_rest, outcome_of, replica_ids, room_missing
 from modelserve.nodes import Nodes
 from modelserve.plan import Change
 from modelserve.ray_api import RayAPI
@@ -148,8 +148,10 @@ class Rollout:
 
     def wait_for_routes(self, before: Apps, wanted: Apps) -> None:
         """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
-        new = {application["route_prefix"] for application in wanted.values()}
-        old = {application["route_prefix"] for application in before.values()} - new
+        # Asking one that may rest would wake it: its first answer takes as long as its model to load.
+        new = {application["route_prefix"] for application in wanted.values() if not may_rest(application)}
+        old = {application["route_prefix"] for application in before.values()}
+        old -= {application["route_prefix"] for application in wanted.values()}
         deadline = time.monotonic() + ROUTES_TIMEOUT_S
         while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
             if time.monotonic() > deadline:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 _UNTYPED = (dict, Any, Mapping, inspect.Parameter.empty)
@@ -61,15 +61,6 @@ class Types:
         """JSON Schemas of ``input`` and ``output``; an untyped input is any object, an untyped output anything."""
         given = self.input.json_schema() if self.input else {"type": "object"}
         return {"input": given, "output": self.output.json_schema(mode="serialization") if self.output else {}}
-
-
-def plain(result: Any) -> Any:
-    """A result with pydantic models in it, at its top or as items of a list, as plain JSON values."""
-    if isinstance(result, BaseModel):
-        return result.model_dump(mode="json")
-    if isinstance(result, list) and any(isinstance(item, BaseModel) for item in result):
-        return [plain(item) for item in result]
-    return result
 
 
 def _hints(method: typing.Callable[..., Any]) -> dict[str, Any]:

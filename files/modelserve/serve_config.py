@@ -9,10 +9,10 @@ from typing import Any
 from modelserve import hashing
 from modelserve.conf import Section
 
-# A request waits in the replica's queue, not at the ingress, until this many are in flight per replica.
-MAX_ONGOING_REQUESTS = 100
 # How soon Serve notices that a replica died; its own default is 10.
 HEALTH_CHECK_PERIOD_S = 2
+# Said to whom max_queued_requests turns away: replicas work off a queue in seconds, not in minutes.
+RETRY_AFTER_S = 1
 
 
 def application(section: Section, package: Path, models: Iterable[Path], environment: Path) -> dict[str, Any]:
@@ -27,9 +27,13 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
     runtime_env = {
         "py_executable": f"{environment}/bin/python",
         # What activating a conda environment would set; nothing is activated when a replica starts.
-        "env_vars": {"CONDA_PREFIX": str(environment), "PATH": f"{environment}/bin:/usr/local/bin:/usr/bin:/bin"},
+        "env_vars": {
+            "CONDA_PREFIX": str(environment),
+            "PATH": f"{environment}/bin:/usr/local/bin:/usr/bin:/bin",
+            **section.env,
+        },
     }
-    args = {
+    args: dict[str, Any] = {
         "name": section.name,
         "package": str(package),
         "backend": section.backend,
@@ -37,7 +41,14 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
         "methods": list(section.method),
         "configured": section.user_config is not None,
     }
-    resources = {"num_cpus": section.cpu_cost, "num_gpus": section.gpu_cost}
+    resources: dict[str, Any] = {"num_cpus": section.cpu_cost, "num_gpus": section.gpu_cost}
+    # What a section does not use is not written: what is served already stays as it is when modelserve learns a key.
+    if section.batch_size > 1:
+        args |= {"batch_size": section.batch_size, "batch_wait": section.batch_wait}
+    if section.memory:
+        resources["memory"] = section.memory
+    if section.labels:
+        resources["label_selector"] = section.labels
     return {
         "name": section.name,
         "route_prefix": f"/{section.route}",
@@ -47,21 +58,55 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
         "deployments": [
             {
                 "name": section.name,
-                "num_replicas": section.replicas,
-                "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+                **_scaling(section),
+                "max_ongoing_requests": section.max_ongoing_requests,
+                **_queue(section),
                 # New replicas answer before old ones stop: an update loses no request, a failed one does no harm.
-                "max_surge_percent": 100,
+                "max_surge_percent": 100 if section.update == "rolling" else 0,
                 "health_check_period_s": HEALTH_CHECK_PERIOD_S,
                 # The identity changes when replicas must: Serve shows it for the configuration it aims at.
                 "user_config": {
                     "user_config": section.user_config,
                     "warmup": section.warmup,
                     "identity": hashing.of_value([runtime_env, args, resources]),
+                    **_in_place(section),
                 },
                 "ray_actor_options": resources,
             }
         ],
     }
+
+
+def _scaling(section: Section) -> dict[str, Any]:
+    """How many replicas: a number, or what Serve's autoscaling keeps to."""
+    if section.max_replicas is None:
+        return {"num_replicas": section.replicas}
+    scaling: dict[str, Any] = {
+        "min_replicas": section.min_replicas,
+        "max_replicas": section.max_replicas,
+        "target_ongoing_requests": section.target_ongoing_requests,
+    }
+    # Without it a deploy keeps the number the load had led to. From none at all it would not prove that one starts.
+    if "replicas" in section.model_fields_set or section.min_replicas == 0:
+        scaling["initial_replicas"] = section.replicas
+    return {"autoscaling_config": scaling}
+
+
+def _queue(section: Section) -> dict[str, Any]:
+    if section.max_queued_requests is None:
+        return {}
+    return {
+        "max_queued_requests": section.max_queued_requests,
+        "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},
+    }
+
+
+def _in_place(section: Section) -> dict[str, Any]:
+    """What running replicas are told when it changes."""
+    # Serve takes a change of max_queued_requests for one of its own and tells no replica; yet where clients reach
+    # replicas directly, these count the queue. As part of the user configuration it gets there.
+    settings = {"request_timeout": section.request_timeout, "max_queued_requests": section.max_queued_requests}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def document(applications: Iterable[dict[str, Any]], port: int) -> dict[str, Any]:

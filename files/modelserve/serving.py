@@ -19,6 +19,9 @@ from starlette.responses import Response
 
 from modelserve.backend import AlgoBackend, failure, json_response, logger, request_id_of
 
+# Below an algorithm's route: what it takes and gives.
+SCHEMA_PATH = "/schema"
+
 
 class AppArgs(BaseModel):
     """The arguments of an application. Paths carry content hashes, so what changed is redeployed and only that.
@@ -29,6 +32,8 @@ class AppArgs(BaseModel):
         backend: the class in its ``backend.py``.
         models: paths of the model files.
         methods: HTTP methods answered.
+        batch_size: the most requests given to ``_model_inference_batch`` at once; 1 gathers none.
+        batch_wait: seconds the first request of a batch waits for others, at most.
         configured: whether the section has a ``user_config``; taking it away needs replicas that never had one.
     """
 
@@ -40,6 +45,8 @@ class AppArgs(BaseModel):
     models: list[str] = []
     methods: list[str] = ["GET"]
     configured: bool = False
+    batch_size: int = 1
+    batch_wait: float = 0.01
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -146,11 +153,20 @@ class Backend:
     """A loaded backend of either kind: ``answer`` takes an HTTP request.
 
     Raises:
+        TypeError: the section has a ``batch_size``, and the class cannot take a batch.
         Exception: whatever importing the package or loading the model raises.
     """
 
     def __init__(self, args: AppArgs) -> None:
-        self.instance = load_class(args.name, args.package, args.backend)(model_path(args.models))
+        found = load_class(args.name, args.package, args.backend)
+        if args.batch_size > 1 and not issubclass(found, AlgoBackend):
+            raise TypeError(
+                f"batch_size = {args.batch_size}, but {args.backend} is no modelserve.AlgoBackend: derive it, "
+                "or remove batch_size from the section"
+            )
+        self.instance = found(model_path(args.models))
+        if args.batch_size > 1:
+            self.instance.batch_requests(args.batch_size, args.batch_wait)
         self.answer: AlgoBackend | OwnLoop = (
             self.instance if isinstance(self.instance, AlgoBackend) else OwnLoop(self.instance, args.methods[0])
         )
@@ -180,11 +196,16 @@ class Algorithm:
         parsed = AppArgs.model_validate(args)
         self._methods = frozenset(parsed.methods)
         self._backend = Backend(parsed)
+        self._name = parsed.name
+        self._example: dict[str, Any] | None = None
         self._warm = False
+        self._timeout_s: float | None = None
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Called by Serve at start, before traffic, and when ``config`` changes: the section's user configuration
         goes to the class, and a new replica is asked the warm-up request."""
+        self._timeout_s = config.get("request_timeout")
+        self._example = config.get("warmup")
         instance = self._backend.instance
         if config.get("user_config") is not None and hasattr(instance, "reconfigure"):
             outcome = instance.reconfigure(config["user_config"])
@@ -195,8 +216,23 @@ class Algorithm:
         self._warm = True
 
     async def __call__(self, request: Request) -> Response:
+        below = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if request.method == "GET" and below == SCHEMA_PATH:
+            return json_response(self._schema())
         if request.method not in self._methods:
             allowed = ", ".join(sorted(self._methods))
             info = f"{request.method} is not answered here; use {allowed}"
             return failure(405, info, request_id_of(request), {"Allow": allowed})
-        return await self._backend.answer(request)
+        try:
+            return await asyncio.wait_for(self._backend.answer(request), self._timeout_s)
+        except TimeoutError:  # ours: those of an inference are answered already
+            request_id = request_id_of(request)
+            logger.warning("took longer than request_timeout, %g s, request %s", self._timeout_s, request_id)
+            return failure(504, f"it took longer than {self._timeout_s:g} s (request_timeout)", request_id)
+
+    def _schema(self) -> dict[str, Any]:
+        """What ``GET <route>/schema`` answers: methods, and JSON Schemas of the request and of ``result``."""
+        types = getattr(self._backend.instance, "types", None)
+        document = types.document() if types is not None else {"input": {"type": "object"}, "output": {}}
+        example = {} if self._example is None else {"example": self._example}
+        return {"name": self._name, "methods": sorted(self._methods), **document, **example}

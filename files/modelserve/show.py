@@ -31,12 +31,16 @@ def plan_text(plan: Plan) -> str:
 
 def _difference(difference: Difference) -> str:
     how = "new replicas" if difference.new_replicas else "in place"
-    if difference.what in ("code", "environment", "model"):
+    if difference.what in ("code", "environment", "model", "env"):
         return f"{difference.what} ({how})"
     return f"{difference.what}: {_short(difference.old)} -> {_short(difference.new)} ({how})"
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict) and "max_replicas" in value:
+        numbers = f"{value.get('min_replicas', 1)} to {value['max_replicas']}"
+        start = f", {value['initial_replicas']} at first" if "initial_replicas" in value else ""
+        return f"{numbers} at {value.get('target_ongoing_requests', 2):g} requests each{start}"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

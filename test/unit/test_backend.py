@@ -12,6 +12,7 @@ import modelserve
 import numpy as np
 import pytest
 from modelserve.serving import json_request
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -218,3 +219,29 @@ def test_as_many_inferences_run_at_once_as_the_backend_allows(threads: int) -> N
 
     asyncio.run(ask_many())
     assert backend.most == threads
+
+
+def test_a_request_that_does_not_fit_the_annotation_is_answered_422_before_the_model_sees_it() -> None:
+    class Question(BaseModel):
+        text: str
+        top: int = 3
+
+    class Answer(BaseModel):
+        labels: list[str]
+
+    class Typed(modelserve.AlgoBackend):
+        seen: list[Question] = []
+
+        def _model_inference(self, param_dict):  # type: ignore[no-untyped-def, override]
+            self.seen.append(param_dict)
+            return Answer(labels=[param_dict.text] * param_dict.top)
+
+    # Local names: what `from __future__ import annotations` makes of them cannot be looked up.
+    Typed._model_inference.__annotations__ = {"param_dict": Question, "return": Answer}
+    backend = Typed()
+    assert read(ask(backend, {"text": "a"}))["result"] == {"labels": ["a", "a", "a"]}
+    response = ask(backend, {"top": "many"}, request_id="abc")
+    answer = read(response)
+    assert (response.status_code, answer["status"], answer["request_id"]) == (422, 0, "abc")
+    assert [error["field"] for error in answer["errors"]] == ["text", "top"] and "top" in answer["info"]
+    assert backend.seen == [Question(text="a")]

@@ -68,6 +68,25 @@ def test_the_port_has_a_default() -> None:
         ('warmup = {"text": "hello"}', "warmup", {"text": "hello"}),
         ("user_config = [1, 2]", "user_config", [1, 2]),
         ('warmup = {"a": 1,\n  "b": 2}', "warmup", {"a": 1, "b": 2}),
+        ("memory = 512MiB", "memory", 512 * 2**20),
+        ("memory = 1.5 gib", "memory", 1.5 * 2**30),
+        ("memory = 1GB", "memory", 10**9),
+        ("memory = 4096", "memory", 4096),
+        ("labels = modelserve.node=worker_1, zone = !b ,", "labels", {"modelserve.node": "worker_1", "zone": "!b"}),
+        ("labels =", "labels", {}),
+        ("max_replicas = 4", "max_replicas", 4),
+        ("max_replicas =", "max_replicas", None),
+        ("max_replicas = 4\nmin_replicas = 0", "min_replicas", 0),
+        ("max_replicas = 4\ntarget_ongoing_requests = 1.5", "target_ongoing_requests", 1.5),
+        ("max_ongoing_requests = 8", "max_ongoing_requests", 8),
+        ("max_queued_requests = 8", "max_queued_requests", 8),
+        ("request_timeout = 2.5", "request_timeout", 2.5),
+        ("request_timeout =", "request_timeout", None),
+        ("batch_size = 8", "batch_size", 8),
+        ("batch_size = 8\nbatch_wait = 0", "batch_wait", 0),
+        ("env.A_1 = x=y: z\nenv.b =", "env", {"A_1": "x=y: z", "b": ""}),
+        ("update = recreate", "update", "recreate"),
+        ("enabled = yes", "enabled", True),
     ],
 )
 def test_a_value_is_read_as_it_is_meant(line: str, key: str, value: Any) -> None:
@@ -119,6 +138,32 @@ def test_a_file_from_windows_is_read() -> None:
         ("warmup = [1]", "warmup", "dictionary"),
         ("user_config = {", "user_config", "is not JSON"),
         ("user_config = " + "[" * 100_000, "user_config", "nested too deeply"),
+        ("memory = much", "memory", "'much' is not a size"),
+        ("memory = -1", "memory", "is not a size"),
+        ("memory = 5000TiB", "memory", "at most"),
+        ("labels = worker_1", "labels", "'worker_1' is not a label"),
+        ("labels = a=b c", "labels", "'a=b c' is not a label"),
+        ("labels = a=b, a=c", "labels", "'a' twice"),
+        ("max_replicas = 0", "max_replicas", "at least 1"),
+        ("max_replicas = 4\nmin_replicas = 5", "min_replicas", "(5) is more than max_replicas (4)"),
+        ("max_replicas = 4\nreplicas = 5", "replicas", "not between min_replicas (1) and max_replicas (4)"),
+        ("max_replicas = 4\nmin_replicas = 2\nreplicas = 1", "replicas", "number a deploy starts"),
+        ("min_replicas = 0", "min_replicas", "Add max_replicas"),
+        ("target_ongoing_requests = 3", "target_ongoing_requests", "Add max_replicas"),
+        ("max_replicas = 2\ntarget_ongoing_requests = 0", "target_ongoing_requests", "more than 0"),
+        ("max_replicas = 2\nmax_ongoing_requests = 1", "max_ongoing_requests", "never holds so many"),
+        ("max_ongoing_requests = 0", "max_ongoing_requests", "at least 1"),
+        ("max_queued_requests = 0", "max_queued_requests", "at least 1"),
+        ("request_timeout = 0", "request_timeout", "more than 0"),
+        ("request_timeout = nan", "request_timeout", "nan"),
+        ("batch_size = 101", "batch_size", "max_ongoing_requests = 101 or more"),
+        ("batch_wait = 1", "batch_wait", "Add batch_size"),
+        ("env.PATH = /x", "env.PATH", "set by modelserve itself"),
+        ("env.RAY_X = 1", "env.RAY_X", "set by modelserve itself"),
+        ("env.1 = 1", "env.1", "not the name of an environment variable"),
+        ("env = A=1", "env", "env.<NAME>"),
+        ("update = slow", "update", "'rolling' or 'recreate'"),
+        ("enabled = maybe", "enabled", "Write true or false"),
         ("replicsa = 1", "replicsa", "Did you mean 'replicas'?"),
         ("GPU_COST = 1", "GPU_COST", "Did you mean 'gpu_cost'?"),
         ("zzz = 1", "zzz", "Known keys: backend, model"),
@@ -168,18 +213,66 @@ def test_the_backend_must_be_a_class_name(backend: str) -> None:
     ("title", "words"),
     [
         ("MODEL_SERVE", "Did you mean [MODEL SERVE]?"),
-        ("model serve", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
+        ("model serve", "Sections are [MODEL SERVE], [DEFAULTS] and [algopkg.<Name>]"),
         ("algopkg.my-package", "letters, digits and '_'"),
         ("algopkg.", "letters, digits and '_'"),
         ("Algopkg.Echo", "Write [algopkg.<Name>]"),
-        ("Echo", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
-        ("DEFAULT", "Sections are [MODEL SERVE] and [algopkg.<Name>]"),
+        ("Echo", "Sections are [MODEL SERVE], [DEFAULTS] and [algopkg.<Name>]"),
+        ("DEFAULT", "Did you mean [DEFAULTS]?"),
     ],
 )
 def test_an_unknown_section_is_named_with_the_way_out(title: str, words: str) -> None:
     (found,) = problems(f"{SERVER}[{title}]\nbackend = B\nroute = r\n")
     assert found.section == title
     assert words in found.fix
+
+
+def test_a_section_that_is_not_enabled_is_checked_and_not_served() -> None:
+    off = "[algopkg.Off]\nbackend = Off\nroute = echo\nenabled = false\n"
+    assert [one.name for one in parse(SERVER + SECTION + off).sections] == ["Echo"]
+    (found,) = problems(SERVER + off + "replicas = 0\n")
+    assert (found.section, found.key) == ("algopkg.Off", "replicas")
+
+
+DEFAULTS = "[DEFAULTS]\nreplicas = 2\nenv.A = default\nenv.B = default\nmin_replicas = 0\n"
+
+
+def test_a_section_has_the_defaults_and_its_own_values_win() -> None:
+    own = SECTION.replace("Echo", "Own").replace("echo", "own") + "replicas = 3\nenv.A = own\n"
+    echo, other = parse(SERVER + own + DEFAULTS + SECTION).sections[::-1]
+    assert (echo.replicas, echo.env) == (2, {"A": "default", "B": "default"})
+    assert (other.replicas, other.env) == (3, {"A": "own", "B": "default"})
+
+
+def test_a_section_can_lift_a_default() -> None:
+    defaults = "[DEFAULTS]\nmax_replicas = 4\nrequest_timeout = 5\nlabels = a=b\n"
+    (only,) = parse(SERVER + defaults + SECTION + "max_replicas =\nrequest_timeout =\nlabels =\n").sections
+    assert (only.max_replicas, only.request_timeout, only.labels) == (None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ("replicas = two", "replicas", "'two' is not a whole number"),
+        ("replicsa = 2", "replicsa", "Did you mean 'replicas'?"),
+        ("route = all", "route", "cannot have a default"),
+        ("model = a.pb", "model", "cannot have a default"),
+        ("name = a", "name", "unknown key"),
+        ("env.PATH = /x", "env.PATH", "set by modelserve itself"),
+        ("max_replicas = 2\nmin_replicas = 3", "min_replicas", "(3) is more than max_replicas (2)"),
+    ],
+)
+def test_a_mistake_in_the_defaults_is_named_once_and_there(line: str, key: str, words: str) -> None:
+    other = SECTION.replace("Echo", "Other").replace("echo", "other")
+    (found,) = problems(f"{SERVER}[DEFAULTS]\n{line}\n{SECTION}{other}")
+    assert (found.file, found.section, found.key) == ("my.ini", "DEFAULTS", key)
+    assert words in str(found)
+
+
+def test_a_value_that_contradicts_a_default_is_named_where_it_is_written() -> None:
+    (found,) = problems(f"{SERVER}[DEFAULTS]\nmin_replicas = 3\n{SECTION}max_replicas = 2\n")
+    assert (found.section, found.key) == ("algopkg.Echo", "max_replicas")
+    assert "min_replicas (3) is more than max_replicas (2)" in found.message
 
 
 def test_a_missing_server_section_is_named() -> None:
@@ -240,6 +333,7 @@ ROUTES = st.from_regex(r"[a-z0-9_~-]{1,6}(/[a-z0-9._~-]{1,6})?", fullmatch=True)
 FILES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,10}", fullmatch=True)
 # Without the signs that begin a comment.
 WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="#;"))
+LABELS = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,8}[a-zA-Z0-9])?", fullmatch=True)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
@@ -263,6 +357,14 @@ def sections(draw: st.DrawFn) -> tuple[Section, ...]:
             method=tuple(draw(st.lists(st.sampled_from(METHODS), min_size=1, unique=True))),
             warmup=draw(st.none() | st.dictionaries(WORDS, JSON, max_size=2)),
             user_config=json.dumps(draw(JSON)),
+            max_replicas=draw(st.none() | st.just(1000)),
+            memory=draw(st.integers(0, 2**50)),
+            labels=draw(st.dictionaries(LABELS, LABELS, max_size=2)),
+            max_queued_requests=draw(st.none() | st.integers(1, 1000)),
+            request_timeout=draw(st.none() | st.floats(0.001, 1000)),
+            batch_size=draw(st.integers(1, 100)),
+            env=draw(st.dictionaries(NAMES.map("V_{}".format), WORDS.map(str.strip), max_size=2)),
+            update=draw(st.sampled_from(["rolling", "recreate"])),
         )
         for name, route in zip(names, routes, strict=True)
     )
@@ -271,6 +373,11 @@ def sections(draw: st.DrawFn) -> tuple[Section, ...]:
 def written(one: Section) -> str:
     values = {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in one}
     values |= {key: json.dumps(values[key]) for key in ("warmup", "user_config")}
+    values["labels"] = ", ".join(f"{key}={value}" for key, value in one.labels.items())
+    values |= {f"env.{name}": value for name, value in values.pop("env").items()}
+    needs = {"min_replicas": "max_replicas", "target_ongoing_requests": "max_replicas"}
+    values = {key: "" if value is None else value for key, value in values.items()}
+    values = {key: value for key, value in values.items() if values.get(needs.get(key, "route")) != ""}
     return f"[algopkg.{values.pop('name')}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
@@ -281,7 +388,26 @@ def test_what_is_written_is_what_is_read(port: int, wanted: tuple[Section, ...])
     assert parse(text) == Conf(port=port, sections=wanted)
 
 
-LINES = st.sampled_from([SERVER, SECTION, "[algopkg.", "]", "=", "\n", " ", "#", ";", "\r", "{", '"', "\0", "\ufeff"])
+LINES = st.sampled_from(
+    [
+        SERVER,
+        SECTION,
+        "[DEFAULTS]\n",
+        "env.A",
+        "[algopkg.",
+        "]",
+        "=",
+        "\n",
+        " ",
+        "#",
+        ";",
+        "\r",
+        "{",
+        '"',
+        "\0",
+        "\ufeff",
+    ]
+)
 
 
 @given(st.text() | st.lists(LINES | st.text(max_size=5)).map("".join))
@@ -293,12 +419,16 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(Section.model_fields)), st.text(max_size=20) | st.floats().map(str) | st.integers().map(str)
+    st.sampled_from(sorted(Section.model_fields)) | st.text(max_size=5).map("env.{}".format),
+    st.text(max_size=20) | st.floats().map(str) | st.integers().map(str) | st.sampled_from(["1e9GiB", "a=b", "!"]),
 )
 @example("gpu_cost", "inf")
 @example("replicas", "9" * 5000)
+@example("memory", "9" * 5000)
+@example("env.A", "a\0")
 def test_any_value_is_read_or_refused(key: str, value: str) -> None:
-    try:
-        assert isinstance(section(f"{key} = {value}\n"), Section)
-    except UserError as error:
-        assert error.problems
+    for text in (SECTION + f"{key} = {value}\n", f"[DEFAULTS]\n{key} = {value}\n{SECTION}"):
+        try:
+            assert isinstance(parse(SERVER + text), Conf)
+        except UserError as error:
+            assert all(problem.message for problem in error.problems)

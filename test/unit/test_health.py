@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from modelserve.conf import Section
-from modelserve.health import Outcome, aims_at, cause, outcome_of, replica_ids, room_missing, status_of
+from modelserve.health import (
+    Outcome,
+    aims_at,
+    cause,
+    may_rest,
+    outcome_of,
+    replica_ids,
+    room_missing,
+    status_of,
+    target_of,
+)
 from modelserve.serve_config import application
 
 WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
@@ -61,6 +71,70 @@ def details(
 )
 def test_the_replicas_decide(replicas: dict[str, str], before: set[str], state: Outcome.State) -> None:
     assert outcome_of(details(app(), replicas), app(), before).state is state
+
+
+def scaling(low: int = 1, high: int = 5, **keys: Any) -> dict[str, Any]:
+    section = Section(name="Echo", backend="Echo", route="echo", min_replicas=low, max_replicas=high, **keys)
+    return application(section, Path("/pkg/2"), [], Path("/env/1"))
+
+
+def scaled(config: dict[str, Any], replicas: dict[str, str], target: int, deployment: str) -> dict[str, Any]:
+    """Serve's details of an application it scales: it shows its own defaults beside what it was given."""
+    found = details(config, replicas, deployment=deployment)
+    found["deployments"]["Echo"]["target_num_replicas"] = target
+    shown = {"initial_replicas": None, **config["deployments"][0]["autoscaling_config"], "upscale_delay_s": 30.0}
+    found["deployments"]["Echo"]["deployment_config"]["autoscaling_config"] = shown
+    return found
+
+
+@pytest.mark.parametrize(
+    ("low", "keys", "replicas", "target", "deployment", "state"),
+    [
+        (2, {}, {"a": "RUNNING", "b": "RUNNING"}, 2, "HEALTHY", HEALTHY),
+        (2, {}, {"a": "RUNNING", "b": "STARTING"}, 2, "UPDATING", WAITING),
+        (2, {}, {"a": "RUNNING", "b": "RUNNING"}, 2, "UPDATING", WAITING),
+        # What the load asks for beyond may never fit the cluster.
+        (2, {}, {"a": "RUNNING", "b": "RUNNING", "c": "STARTING"}, 5, "UPSCALING", HEALTHY),
+        (2, {}, {"a": "RUNNING", "c": "STARTING"}, 5, "UPSCALING", WAITING),
+        (2, {}, {"a": "RUNNING", "b": "RUNNING", "c": "STOPPING"}, 2, "DOWNSCALING", HEALTHY),
+        (1, {"replicas": 3}, {"a": "RUNNING", "b": "STARTING", "c": "STARTING"}, 3, "UPSCALING", WAITING),
+        # Long after the deploy fewer than it started are enough.
+        (1, {"replicas": 3}, {"a": "RUNNING"}, 1, "HEALTHY", HEALTHY),
+        (0, {}, {"a": "STARTING"}, 1, "UPDATING", WAITING),
+        (0, {}, {"a": "RUNNING"}, 1, "HEALTHY", HEALTHY),
+        (0, {}, {}, 0, "HEALTHY", HEALTHY),
+        (0, {}, {}, 0, "UPDATING", WAITING),
+        (1, {}, {"a": "UPDATING"}, 1, "HEALTHY", WAITING),
+    ],
+)
+def test_with_autoscaling_what_a_deploy_starts_has_to_run(
+    low: int, keys: dict[str, Any], replicas: dict[str, str], target: int, deployment: str, state: Outcome.State
+) -> None:
+    wanted = scaling(low, **keys)
+    assert outcome_of(scaled(wanted, replicas, target, deployment), wanted, set()).state is state
+
+
+def test_with_autoscaling_old_replicas_have_to_go() -> None:
+    found = scaled(scaling(), {"a": "RUNNING", "old": "RUNNING"}, 1, "UPDATING")
+    assert outcome_of(found, scaling(), {"old"}).state is WAITING
+
+
+def test_another_scaling_is_aimed_at_when_serve_shows_it() -> None:
+    fixed, found = details(app(), {}), scaled(scaling(), {}, 1, "HEALTHY")
+    assert aims_at(found, scaling())
+    assert not aims_at(found, scaling(high=6))
+    assert not aims_at(found, app())
+    assert not aims_at(fixed, scaling())
+
+
+def test_the_target_is_the_section_s_number_or_what_the_load_asks_for() -> None:
+    assert target_of(details(app(replicas=4), {}), app(replicas=4)) == 4
+    assert target_of(scaled(scaling(), {}, 3, "HEALTHY"), scaling()) == 3
+    assert target_of({}, {}) == 1  # Serve does not say yet
+
+
+def test_only_what_scales_to_none_may_rest() -> None:
+    assert [may_rest(one) for one in (app(), scaling(), scaling(0))] == [False, False, True]
 
 
 def test_a_change_in_place_is_waited_for_unless_old_replicas_drain() -> None:

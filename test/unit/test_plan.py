@@ -20,11 +20,11 @@ PORT = 666
 def app(
     package: str = "/store/pkg/Echo-1",
     models: tuple[str, ...] = ("/store/model/1/a",),
-    env: str = "/store/env/Echo-1",
+    environment: str = "/store/env/Echo-1",
     **keys: Any,
 ) -> dict[str, Any]:
     section = Section(**{"name": "Echo", "backend": "Echo", "route": "echo", "user_config": 1, **keys})
-    return application(section, Path(package), map(Path, models), Path(env))
+    return application(section, Path(package), map(Path, models), Path(environment))
 
 
 def test_what_is_served_already_is_no_change() -> None:
@@ -61,7 +61,7 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
         ({"models": ("/store/model/2/a",)}, "model", True),
         ({"models": ()}, "model", True),
         ({"method": ("POST",)}, "method", True),
-        ({"env": "/store/env/Echo-2"}, "environment", True),
+        ({"environment": "/store/env/Echo-2"}, "environment", True),
         ({"gpu_cost": 1}, "resources", True),
         ({"cpu_cost": 2}, "resources", True),
         ({"route": "other"}, "route", False),
@@ -69,6 +69,15 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
         ({"user_config": {"top": 3}}, "user_config", False),
         ({"user_config": None}, "user_config", True),
         ({"warmup": {"text": "hello"}}, "warmup", False),
+        ({"memory": 2**30}, "resources", True),
+        ({"labels": {"modelserve.node": "worker_1"}}, "resources", True),
+        ({"env": {"A": "b", "C": "d"}}, "env", True),
+        ({"max_replicas": 4}, "replicas", False),
+        ({"max_replicas": 4, "min_replicas": 0, "replicas": 2}, "replicas", False),
+        ({"max_ongoing_requests": 8}, "max_ongoing_requests", False),
+        ({"max_queued_requests": 8}, "max_queued_requests", False),
+        ({"request_timeout": 8}, "request_timeout", False),
+        ({"update": "recreate"}, "update", False),
     ],
 )
 def test_each_difference_is_named(change: dict[str, Any], what: str, new_replicas: bool) -> None:
@@ -80,6 +89,13 @@ def test_each_difference_is_named(change: dict[str, Any], what: str, new_replica
     assert [(one.what, one.old, one.new) for one in back.differences] == [
         (one.what, one.new, one.old) for one in found.differences
     ]
+
+
+def test_batches_need_replicas_that_gather_them() -> None:
+    for wanted, running in ((app(batch_size=4), app()), (app(), app(batch_size=4))):
+        (change,) = compare({"Echo": wanted}, {"Echo": running}, PORT, PORT).changes
+        assert {one.what for one in change.differences} == {"batch_size", "batch_wait"}
+        assert change.needs_new_replicas
 
 
 def test_differences_are_named_together() -> None:
@@ -123,6 +139,13 @@ APPS = st.dictionaries(
         method=st.lists(st.sampled_from(METHODS), min_size=1).map(tuple),
         warmup=st.none() | st.dictionaries(st.text(), st.integers(), max_size=2),
         user_config=st.none() | st.lists(st.integers(), max_size=2),
+        max_replicas=st.none() | st.integers(3, 5),
+        max_queued_requests=st.none() | st.integers(1, 2),
+        request_timeout=st.none() | st.integers(1, 2),
+        batch_size=st.integers(1, 2),
+        memory=st.integers(0, 1),
+        env=st.dictionaries(st.sampled_from("AB"), st.sampled_from("xy")),
+        update=st.sampled_from(["rolling", "recreate"]),
     ),
 )
 

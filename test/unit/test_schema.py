@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 import pytest
-from modelserve.schema import InvalidInput, Types, plain
+from modelserve.schema import InvalidInput, Types
 from pydantic import BaseModel, Field
 
 if typing.TYPE_CHECKING:
@@ -83,9 +83,3 @@ def test_the_document_is_json_schema() -> None:
     assert document["input"]["required"] == ["text"] and document["input"]["properties"]["top"]["maximum"] == 10
     assert document["output"]["properties"]["labels"]["items"] == {"type": "string"}
     assert Types(batched, batch=True).document()["output"] == {"type": "number"}
-
-
-def test_models_in_a_result_become_plain() -> None:
-    assert plain(Answer(labels=["a"])) == {"labels": ["a"]}
-    assert plain([Answer(labels=["a"]), 1]) == [{"labels": ["a"]}, 1]
-    assert plain({"score": 1}) == {"score": 1}

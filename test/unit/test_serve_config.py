@@ -12,9 +12,11 @@ from modelserve.serve_config import application, document
 from modelserve.serving import AppArgs
 
 
-def app(package: str = "/pkg/1", models: tuple[str, ...] = (), env: str = "/env/1", **keys: Any) -> dict[str, Any]:
+def app(
+    package: str = "/pkg/1", models: tuple[str, ...] = (), environment: str = "/env/1", **keys: Any
+) -> dict[str, Any]:
     section = Section(**{"name": "Echo", "backend": "Echo", "route": "a/b", "user_config": 2, **keys})
-    return application(section, Path(package), map(Path, models), Path(env))
+    return application(section, Path(package), map(Path, models), Path(environment))
 
 
 def identity(application: dict[str, Any]) -> str:
@@ -37,11 +39,69 @@ def test_the_replica_understands_its_arguments() -> None:
     assert (args.models, args.methods) == (["/m/1/a"], ["GET", "POST"])
 
 
+def deployment(**keys: Any) -> dict[str, Any]:
+    (only,) = app(**keys)["deployments"]
+    return dict(only)
+
+
+def test_what_a_section_does_not_use_is_not_written() -> None:
+    """Else an update of modelserve would replace replicas that nobody changed."""
+    made = app()
+    (only,) = made["deployments"]
+    assert set(made["args"]) == {"name", "package", "backend", "models", "methods", "configured"}
+    assert set(made["runtime_env"]["env_vars"]) == {"CONDA_PREFIX", "PATH"}
+    assert set(only["ray_actor_options"]) == {"num_cpus", "num_gpus"}
+    assert set(only["user_config"]) == {"user_config", "warmup", "identity"}
+    assert set(only) == {
+        "name",
+        "num_replicas",
+        "max_ongoing_requests",
+        "max_surge_percent",
+        "health_check_period_s",
+        "user_config",
+        "ray_actor_options",
+    }
+
+
+def test_a_replica_s_needs_arrive() -> None:
+    made = app(memory=2**30, labels={"modelserve.node": "worker_1"}, env={"A": "b"}, batch_size=4, batch_wait=0.5)
+    options = made["deployments"][0]["ray_actor_options"]
+    assert options["memory"] == 2**30
+    assert options["label_selector"] == {"modelserve.node": "worker_1"}
+    assert made["runtime_env"]["env_vars"]["A"] == "b"
+    args = AppArgs.model_validate(made["args"])
+    assert (args.batch_size, args.batch_wait) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "first"),
+    [({}, None), ({"replicas": 2}, 2), ({"min_replicas": 0}, 1), ({"min_replicas": 0, "replicas": 3}, 3)],
+)
+def test_autoscaling_takes_the_place_of_a_number(keys: dict[str, int], first: int | None) -> None:
+    made = deployment(max_replicas=5, target_ongoing_requests=3, **keys)
+    scaling = made["autoscaling_config"]
+    assert "num_replicas" not in made
+    assert (scaling["max_replicas"], scaling["target_ongoing_requests"]) == (5, 3)
+    assert scaling["min_replicas"] == keys.get("min_replicas", 1)
+    assert scaling.get("initial_replicas") == first
+
+
+def test_a_limit_of_the_queue_reaches_serve_and_the_replicas() -> None:
+    made = deployment(max_queued_requests=7, max_ongoing_requests=3, request_timeout=2.5)
+    assert (made["max_queued_requests"], made["max_ongoing_requests"]) == (7, 3)
+    assert made["backpressure_config"]["status_code"] == 429
+    assert (made["user_config"]["max_queued_requests"], made["user_config"]["request_timeout"]) == (7, 2.5)
+
+
+def test_an_update_that_recreates_needs_no_room_for_both() -> None:
+    assert deployment(update="recreate")["max_surge_percent"] == 0 < deployment()["max_surge_percent"]
+
+
 @pytest.mark.parametrize(
     ("change", "changes"),
     [
         ({"package": "/pkg/2"}, True),
-        ({"env": "/env/2"}, True),
+        ({"environment": "/env/2"}, True),
         ({"models": ("/m/1/a",)}, True),
         ({"backend": "Other"}, True),
         ({"method": ("POST",)}, True),
@@ -51,6 +111,15 @@ def test_the_replica_understands_its_arguments() -> None:
         ({"user_config": 1}, False),
         ({"user_config": None}, True),
         ({"warmup": {}}, False),
+        ({"memory": 1}, True),
+        ({"labels": {"a": "b"}}, True),
+        ({"env": {"A": "b"}}, True),
+        ({"batch_size": 2}, True),
+        ({"max_replicas": 2}, False),
+        ({"max_ongoing_requests": 2}, False),
+        ({"max_queued_requests": 2}, False),
+        ({"request_timeout": 2}, False),
+        ({"update": "recreate"}, False),
     ],
 )
 def test_the_identity_changes_when_replicas_must(change: dict[str, Any], changes: bool) -> None:

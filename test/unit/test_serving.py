@@ -278,6 +278,65 @@ def test_a_replica_whose_warm_up_fails_does_not_start(make: Make) -> None:
         asyncio.run(algorithm.reconfigure({"warmup": {"fail": "no weights"}}))
 
 
+@pytest.mark.parametrize("kind", ["short", "original"])
+def test_a_request_that_takes_longer_than_its_time_is_answered_504(make: Make, kind: str) -> None:
+    source = (
+        "import asyncio, threading, modelserve\n"
+        "class Echo(modelserve.AlgoBackend):\n"
+        "    go = threading.Event()\n"
+        "    def _model_inference(self, param_dict):\n"
+        "        return not param_dict or self.go.wait(5)\n"
+        if kind == "short"
+        else "import asyncio\n"
+        "class Echo:\n"
+        "    def __init__(self, m): ...\n"
+        "    async def __call__(self, request):\n"
+        "        return {'status': 1, 'result': not await request.json() or await asyncio.sleep(5)}\n"
+    )
+    algorithm = Algorithm(make({"backend.py": source}).model_dump())
+    asyncio.run(algorithm.reconfigure({"request_timeout": 0.2}))
+    status, answer = ask(algorithm, {"slow": 1})
+    assert (status, answer["status"]) == (504, 0)
+    assert "longer than 0.2 s" in answer["info"]
+    assert answer["request_id"]
+    getattr(algorithm._backend.instance, "go", threading.Event()).set()
+    asyncio.run(algorithm.reconfigure({}))  # the limit is lifted in place
+    assert ask(algorithm, {})[1]["result"] is True
+
+
+def test_a_timeout_within_the_inference_is_a_failure_of_its_own(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT.replace("ValueError", "TimeoutError")}).model_dump())
+    asyncio.run(algorithm.reconfigure({"request_timeout": 5}))
+    assert ask(algorithm, {"fail": "database"})[0] == 500
+
+
+BATCH = """
+import modelserve
+
+class Echo(modelserve.AlgoBackend):
+    def _model_inference_batch(self, param_dicts):
+        return [len(param_dicts) for _ in param_dicts]
+"""
+
+
+def test_a_section_s_batch_size_gathers_requests(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": BATCH}, batch_size=3, batch_wait=5).model_dump())
+
+    async def three() -> list[Response]:
+        return await asyncio.gather(*(algorithm(json_request({})) for _ in range(3)))
+
+    assert [json.loads(bytes(one.body))["result"] for one in asyncio.run(three())] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("source", "backend", "words"),
+    [(ORIGINAL, "algo_backend", "no modelserve.AlgoBackend"), (SHORT, "Echo", "no _model_inference_batch")],
+)
+def test_a_class_that_takes_no_batches_is_refused(make: Make, source: str, backend: str, words: str) -> None:
+    with pytest.raises(TypeError, match=f"batch_size = 8, but {backend} .*{words}"):
+        Backend(make({"backend.py": source}, backend, batch_size=8))
+
+
 def test_a_trial_prints_the_answer_as_its_last_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     app = make({"backend.py": "print('loading')\n" + SHORT}).model_dump()
     assert trial(json.dumps({"app": app, "params": {"x": 1}})) == 0
@@ -300,3 +359,33 @@ def test_a_trial_that_fails_prints_the_error_as_its_last_line(
     assert document["ok"] is False
     assert words in document["error"]
     assert "Traceback" in printed.err
+
+
+TYPED = """
+from pydantic import BaseModel
+import modelserve
+
+class Question(BaseModel):
+    text: str
+
+class Typed(modelserve.AlgoBackend):
+    def _model_inference(self, question: Question) -> list[str]:
+        return [question.text]
+"""
+
+
+@pytest.mark.parametrize(("root", "path"), [("/echo", "/echo/schema"), ("/echo", "/schema"), ("", "/schema")])
+def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make, root: str, path: str) -> None:
+    algorithm = Algorithm(make({"backend.py": TYPED}, "Typed", methods=["POST"]).model_dump())
+    asyncio.run(algorithm.reconfigure({"warmup": {"text": "a"}}))
+    request = json_request({}, "GET", path)
+    request.scope["root_path"] = root
+    document = json.loads(bytes(asyncio.run(algorithm(request)).body))
+    assert document["methods"] == ["POST"] and document["example"] == {"text": "a"}
+    assert document["input"]["required"] == ["text"] and document["output"]["items"] == {"type": "string"}
+
+
+def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": ORIGINAL}, "algo_backend").model_dump())
+    document = json.loads(bytes(asyncio.run(algorithm(json_request({}, "GET", "/schema"))).body))
+    assert document["input"] == {"type": "object"} and "example" not in document

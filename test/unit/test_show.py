@@ -35,6 +35,19 @@ def test_a_plan_reads_as_a_diff() -> None:
     ]
 
 
+def test_a_plan_shows_scaling_in_words_and_keeps_variables_to_itself() -> None:
+    scaling = {"min_replicas": 0, "max_replicas": 4, "target_ongoing_requests": 2.0}
+    differences = (
+        Difference("replicas", scaling, {**scaling, "initial_replicas": 2}, False),
+        Difference("env", "a password", "another", True),
+    )
+    assert plan_text(Plan((Change("change", "Echo", differences),))).splitlines() == [
+        "~ Echo",
+        "    replicas: 0 to 4 at 2 requests each -> 0 to 4 at 2 requests each, 2 at first (in place)",
+        "    env (new replicas)",
+    ]
+
+
 def test_an_empty_plan_says_that_there_is_nothing_to_do() -> None:
     assert "nothing to do" in plan_text(Plan(unchanged=("Same",)))
 
