@@ -6,7 +6,7 @@ import configparser
 import difflib
 import json
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -260,7 +260,9 @@ def parse(text: str, file: str = "conf.ini") -> Conf:
         if section is not None and section.enabled:
             sections.append(section)
         if section is not None:
-            problems += [one for one in _contradictions(section, own, file, title) if one not in problems]
+            # What [DEFAULTS] has wrong by itself is one problem, however many sections have it.
+            found = _contradictions(section, {title: own, DEFAULTS_SECTION: inherited}, file)
+            problems += [one for one in found if one not in problems]
     problems += _duplicate_routes(sections, file)
     if problems:
         raise UserError(problems)
@@ -284,10 +286,11 @@ def _defaults(parser: configparser.ConfigParser, file: str, problems: list[Probl
     return {key: value for key, value in written.items() if key not in {problem.key for problem in found}}
 
 
-def _contradictions(section: Section, own: Container[str], file: str, title: str) -> Iterable[Problem]:
-    for found in rules.contradictions(section, own):
-        key = next((key for key in found.keys if key in own), found.keys[0])
-        yield Problem(found.message, found.fix, file, title if key in own else DEFAULTS_SECTION, key)
+def _contradictions(section: Section, written: dict[str, dict[str, str]], file: str) -> Iterable[Problem]:
+    """Name each contradiction where one of its keys is written: in the first place of ``written`` that has one."""
+    for found in rules.contradictions(section, next(iter(written.values()))):
+        places = [(title, key) for title, own in written.items() for key in found.keys if key in own]
+        yield Problem(found.message, found.fix, file, *places[0])
 
 
 def _environment(written: dict[str, str], at: Problem, problems: list[Problem]) -> dict[str, str]:

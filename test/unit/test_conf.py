@@ -269,6 +269,12 @@ def test_a_mistake_in_the_defaults_is_named_once_and_there(line: str, key: str, 
     assert words in str(found)
 
 
+def test_defaults_that_contradict_each_other_are_named_by_a_key_they_have() -> None:
+    defaults = "[DEFAULTS]\nmax_ongoing_requests = 1\nmax_replicas = 2\n"  # the target is 2 unless written
+    (found,) = problems(SERVER + defaults + SECTION)
+    assert (found.section, found.key) == ("DEFAULTS", "max_ongoing_requests")
+
+
 def test_a_value_that_contradicts_a_default_is_named_where_it_is_written() -> None:
     (found,) = problems(f"{SERVER}[DEFAULTS]\nmin_replicas = 3\n{SECTION}max_replicas = 2\n")
     assert (found.section, found.key) == ("algopkg.Echo", "max_replicas")
@@ -432,3 +438,22 @@ def test_any_value_is_read_or_refused(key: str, value: str) -> None:
             assert isinstance(parse(SERVER + text), Conf)
         except UserError as error:
             assert all(problem.message for problem in error.problems)
+
+
+KEYS = [*sorted(set(Section.model_fields) - {"name", "env"}), "env.A", "env.PATH"]
+SETTINGS = st.dictionaries(
+    st.sampled_from(KEYS),
+    st.sampled_from(["", "0", "1", "2", "5", "1000", "0.5", "a", "a=b", "no", "1GiB"]),
+    max_size=6,
+)
+
+
+@given(SETTINGS, SETTINGS)
+def test_any_keys_together_are_read_or_refused(defaults: dict[str, str], own: dict[str, str]) -> None:
+    lines = ["[DEFAULTS]", *(f"{key} = {value}" for key, value in defaults.items()), "[algopkg.Echo]"]
+    lines += [f"{key} = {value}" for key, value in ({"backend": "Echo", "route": "echo"} | own).items()]
+    try:
+        assert isinstance(parse(SERVER + "\n".join(lines)), Conf)
+    except UserError as error:
+        written = {"DEFAULTS": defaults, "algopkg.Echo": {"backend": "", "route": "", **own}}
+        assert all(problem.key in written[problem.section] for problem in error.problems)
