@@ -130,7 +130,8 @@ class Releases:
         number = numbers[-1] + 1 if numbers else 1
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         release = Release(number, now, author(), target, tuple(changes), rollback_of)
-        write_atomically(self._directory / f"{number}.json", json.dumps(release.as_dict(), indent=1) + "\n")
+        # What a section sets as environment variables may be secret.
+        write_atomically(self._directory / f"{number}.json", json.dumps(release.as_dict(), indent=1) + "\n", 0o600)
         for old in numbers[: max(0, len(numbers) + 1 - self._keep)]:
             (self._directory / f"{old}.json").unlink()
         return number

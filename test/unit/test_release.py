@@ -28,6 +28,7 @@ def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.Mo
     number = releases.record(target("[MODEL SERVE]\n"), ["+ Echo"], rollback_of=7)
     release = releases.read(number)
     assert release == releases.latest()
+    assert (tmp_path / "releases" / f"{number}.json").stat().st_mode & 0o777 == 0o600
     assert (release.number, release.by, release.changes, release.rollback_of) == (number, "mia", ("+ Echo",), 7)
     assert release.target == target("[MODEL SERVE]\n")
     assert release.target.applications["Echo"]["args"] == {"package": "/store/pkg/Echo-1"}
