@@ -153,7 +153,10 @@ def _releases(options: argparse.Namespace) -> int:
     kept = Releases(settings.home / "releases", settings.keep_releases)
     expected = {"list": 0, "show": 1, "diff": 2}[options.action]
     if len(options.numbers) != expected:
-        print(f"error: 'releases {options.action}' takes {expected} numbers", file=sys.stderr)
+        print(
+            f"error: 'releases {options.action}' takes {expected or 'no'} number{'s' * (expected != 1)}",
+            file=sys.stderr,
+        )
         return WRONG
     chosen = [kept.read(number) for number in options.numbers]
     if options.action == "list":

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import modelserve
 import pytest
+from modelserve import serve_config
 from modelserve.cli import main
+from modelserve.conf import Section
 from modelserve.gateway import Gateway
+from modelserve.release import Releases, Target
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ CONF = (
     '[MODEL SERVE]\nport = 666\n[algopkg.Echo]\nbackend = Echo\nmodel = words.json\nroute = echo\nwarmup = {"x": 1}\n'
 )
 BROKEN = CONF.replace("backend", "bakcend").replace("666", "x")
+REMEMBERED = [(666, "/s/pkg/Echo-1", 1), (666, "/s/pkg/Echo-2", 1), (667, "/s/pkg/Echo-2", 3)]
 APPLICATIONS = "/api/serve/applications/"
 
 
@@ -266,3 +270,47 @@ def test_a_proxy_for_the_outside_is_not_asked_for_the_cluster(home: Path, site: 
     for command in ("status", "smoke"):
         done = run(home, command, http_proxy=f"http://127.0.0.1:{closed_port}")
         assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def released(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three releases: one's code changed, then its port and replicas."""
+    monkeypatch.setenv("MODELSERVE_USER", "mia@laptop")
+    releases = Releases(home / "releases", 10)
+    for port, package, replicas in REMEMBERED:
+        section = Section(name="Echo", backend="Echo", route="echo", replicas=replicas)
+        application = serve_config.application(section, Path(package), [Path("/s/model/ab12/words.json")], Path("/e/1"))
+        document = serve_config.document([application], 8000)
+        releases.record(Target(CONF, port, document, {}), [f"~ Echo ({package})"])
+    return home
+
+
+def test_releases_are_listed_shown_and_compared(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["releases"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["3", "2", "1"] and max(map(len, lines)) <= 80
+    assert all("mia@laptop" in line for line in lines[2:])
+    assert main(["releases", "show", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "code         Echo-2" in text and "words.json (ab12)" in text and "  backend = Echo" in text
+    assert main(["releases", "diff", "1", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "port 666 -> 667" in text and "code (new replicas)" in text and "replicas: 1 -> 3" in text
+    assert main(["releases", "diff", "2", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (["show", "9"], 1, "there is no release 9: kept are 1 to 3"),
+        (["show"], 2, "'releases show' takes 1 number"),
+        (["diff", "1"], 2, "'releases diff' takes 2 numbers"),
+    ],
+)
+def test_a_release_that_is_not_there_is_said_in_one_line(
+    released: Path, capsys: pytest.CaptureFixture[str], command: list[str], code: int, says: str
+) -> None:
+    assert main(["releases", *command]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
