@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from modelserve.errors import UserError
@@ -18,7 +18,7 @@ from modelserve.store import write_atomically
 Progress = Callable[[str], None]
 POLL_S = 0.5
 HEAD = "head"
-KINDS = ("GPU", "CPU")
+KINDS = ("GPU", "CPU", "memory")
 
 
 class Nodes:
@@ -108,23 +108,31 @@ class Nodes:
                         found.setdefault(replica["node_id"], []).append(name)
         return found
 
-    def free(self) -> dict[str, dict[str, float]]:
-        """What no replica has reserved, by node and kind (``GPU``, ``CPU``); without nodes that are being drained."""
+    def free(self, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, float]]:
+        """What no replica has reserved, by node and kind (``GPU``, ``CPU``, ``memory`` in bytes).
+
+        Args:
+            labels: only of nodes that have these (Ray's label selector: a value, or ``!`` and one it may not be).
+
+        Nodes that are being drained are left out.
+        """
         details = self._ray.serve_details()["applications"]
-        costs = {name: _cost(application) for name, application in details.items()}
+        costs = {name: cost_of(details[name].get("deployed_app_config") or {}) for name in details}
         there = self._replicas()
         rooms = {}
         for node in self._ray.nodes():
-            if not _drains(node):
+            if not _drains(node) and matches(node["labels"], labels or {}):
                 taken = [costs[name] for name in there.get(node["node_id"], [])]
                 total = node["resources_total"]
-                rooms[node["name"]] = {kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS}
+                rooms[node["name"]] = {
+                    kind: total.get(kind, 0) - sum(cost.get(kind, 0) for cost in taken) for kind in KINDS
+                }
         return rooms
 
     def _no_room(self, node: dict[str, Any], replicas: list[str]) -> str:
         details = self._ray.serve_details()["applications"]
         rooms = [room for name, room in self.free().items() if name != node["name"]]
-        return no_room([(name, _cost(details[name])) for name in replicas], rooms)
+        return no_room([(name, cost_of(details[name].get("deployed_app_config") or {})) for name in replicas], rooms)
 
     def _start_drain(self, node_id: str) -> None:
         address = f"127.0.0.1:{HEAD_PORTS['port']}"
@@ -142,24 +150,47 @@ def no_room(replicas: Iterable[tuple[str, dict[str, float]]], rooms: list[dict[s
     """What is missing to place replicas into free resources; empty when they fit (first fit, largest GPU share first).
 
     Args:
-        replicas: name and cost of each, a cost having the keys ``GPU`` and ``CPU``.
+        replicas: name and cost of each, a cost having some of the keys ``GPU``, ``CPU`` and ``memory``.
         rooms: what is free on each node, the same way.
     """
     rooms = [dict(room) for room in rooms]
     for name, cost in sorted(replicas, key=lambda replica: replica[1]["GPU"], reverse=True):
-        found = [room for room in rooms if all(room[kind] >= cost[kind] - 1e-6 for kind in KINDS)]
+        found = [room for room in rooms if fits(cost, room)]
         if not found:
-            what = " and ".join(f"{cost[kind]:g} {kind}" for kind in KINDS if cost[kind]) or "a node"
-            return f"a replica of {name} needs {what}, which no other node has free"
-        for kind in KINDS:
+            return f"a replica of {name} needs {amounts(cost) or 'a node'}, which no other node has free"
+        for kind in cost:
             found[0][kind] -= cost[kind]
     return ""
 
 
-def _cost(application: dict[str, Any]) -> dict[str, float]:
-    deployments = (application.get("deployed_app_config") or {}).get("deployments") or [{}]
-    options = deployments[0].get("ray_actor_options") or {}
-    return {"GPU": options.get("num_gpus") or 0, "CPU": options.get("num_cpus") or 0}
+def fits(cost: Mapping[str, float], room: Mapping[str, float]) -> bool:
+    """Whether what is free on a node is enough for a replica."""
+    return all(room.get(kind, 0) >= value - 1e-6 for kind, value in cost.items())
+
+
+def amounts(values: Mapping[str, float], zero: bool = False) -> str:
+    """Resources in words: ``0.5 GPU and 512 MiB memory``; with ``zero``, those of which there is none, too."""
+    words = [
+        f"{value / 2**20:.0f} MiB memory" if kind == "memory" else f"{value:g} {kind}"
+        for kind, value in values.items()
+        if value or zero
+    ]
+    return " and ".join(words)
+
+
+def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether a node's labels are what a selector asks for."""
+    return all(
+        labels.get(key) != value[1:] if value.startswith("!") else labels.get(key) == value
+        for key, value in selector.items()
+    )
+
+
+def cost_of(application: Mapping[str, Any]) -> dict[str, float]:
+    """What a replica of a Serve application reserves, by kind."""
+    options = (application.get("deployments") or [{}])[0].get("ray_actor_options") or {}
+    given = {"GPU": options.get("num_gpus"), "CPU": options.get("num_cpus"), "memory": options.get("memory")}
+    return {kind: value or 0 for kind, value in given.items()}
 
 
 def _drains(node: dict[str, Any]) -> bool:

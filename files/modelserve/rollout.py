@@ -11,7 +11,7 @@ from typing import Any
 from modelserve import serve_config
 from modelserve.errors import UserError
 from modelserve.health import Outcome, aims_at, may_rest, outcome_of, replica_ids, room_missing
-from modelserve.nodes import Nodes
+from modelserve.nodes import Nodes, amounts, cost_of, fits
 from modelserve.plan import Change
 from modelserve.ray_api import RayAPI
 from modelserve.settings import Settings
@@ -119,7 +119,10 @@ class Rollout:
                     self._say_once(said, name, outcome.text)
                     if not room.is_missing(name, applications):
                         continue
-                    missing = self._no_room(name, wanted[name])
+                    missing = self._no_room(wanted[name])
+                    if not missing:  # Ray is slow to start it, that is all
+                        room.ask_later(name)
+                        continue
                     if make_room is None:
                         failed[name] = f"{missing}. {WAYS_OUT}"
                     else:
@@ -165,12 +168,19 @@ class Rollout:
         """How often in a row new replicas must be seen healthy: what crashes soon after its start shows then."""
         return round(self._settings.watch_s / POLL_S) if change.needs_new_replicas else 1
 
-    def _no_room(self, name: str, application: dict[str, Any]) -> str:
-        options = application["deployments"][0]["ray_actor_options"]
-        needs = [f"{options[key]:g} {kind}" for key, kind in (("num_gpus", "GPU"), ("num_cpus", "CPU")) if options[key]]
-        free = Nodes(self._settings, self._progress).free()
-        rooms = [f"{node} {room['GPU']:g} GPU, {room['CPU']:g} CPU" for node, room in free.items()]
-        return f"no room for a new replica: it needs {' and '.join(needs) or 'a node'}; free are {'; '.join(rooms)}"
+    def _no_room(self, application: dict[str, Any]) -> str:
+        """What a replica misses on every node; empty when one has room."""
+        cost = cost_of(application)
+        labels = application["deployments"][0]["ray_actor_options"].get("label_selector") or {}
+        free = Nodes(self._settings, self._progress).free(labels)
+        if any(fits(cost, room) for room in free.values()):
+            return ""
+        where = f" with {', '.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""
+        if not free:
+            return f"no room for a new replica: there is no node{where}"
+        needed = [kind for kind, value in cost.items() if value]
+        rooms = [f"{node} {amounts({k: room[k] for k in needed}, zero=True)}" for node, room in free.items()]
+        return f"no room for a new replica: it needs {amounts(cost)}{where}; free are {', '.join(rooms)}"
 
     def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
         last, when = said.get(name, ("", 0.0))
@@ -191,6 +201,9 @@ class _Room:
             self._since.pop(name, None)
             return False
         return time.monotonic() - self._since.setdefault(name, time.monotonic()) > self._timeout
+
+    def ask_later(self, name: str) -> None:
+        self._since[name] = time.monotonic()
 
     def forget(self, name: str) -> None:
         self._since[name] = float("inf")  # asked for once

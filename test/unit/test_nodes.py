@@ -15,7 +15,7 @@ from modelserve import nodes
 from modelserve.conf import Section
 from modelserve.errors import UserError
 from modelserve.node import HEAD_PORTS, NAME_LABEL
-from modelserve.nodes import Nodes, no_room
+from modelserve.nodes import Nodes, amounts, fits, matches, no_room
 from modelserve.serve_config import application
 from modelserve.settings import Settings
 
@@ -296,3 +296,31 @@ def test_what_ray_says_against_it_is_said(cluster: Cluster, tmp_path: Path, ray:
     cluster.add_node("worker_1")
     (tmp_path / "bin" / "ray").write_text("#!/bin/sh\necho starting >&2\necho 'the node is idle no more' >&2\nexit 1\n")
     assert refused(cluster, "worker_1", ray).endswith("the node is idle no more")
+
+
+@pytest.mark.parametrize(
+    ("cost", "room", "expected"),
+    [
+        ({"GPU": 0.5}, {"GPU": 0.5, "CPU": 0}, True),
+        ({"GPU": 0.1 + 0.2}, {"GPU": 0.3}, True),  # sums of fractions are off by a little
+        ({"GPU": 0.5}, {"GPU": 0.4}, False),
+        ({"GPU": 0, "memory": 2**30}, {"GPU": 1, "memory": 2**29}, False),
+        ({"GPU": 1}, {}, False),
+        ({}, {}, True),
+    ],
+)
+def test_a_replica_fits_where_everything_it_needs_is_free(
+    cost: dict[str, float], room: dict[str, float], expected: bool
+) -> None:
+    assert fits(cost, room) is expected
+
+
+def test_labels_select_nodes_as_ray_does() -> None:
+    labels = {"modelserve.node": "worker_1", "gpu": "a100"}
+    assert matches(labels, {}) and matches(labels, {"gpu": "a100", "zone": "!b"})
+    assert not matches(labels, {"gpu": "!a100"}) and not matches(labels, {"zone": "b"})
+
+
+def test_amounts_are_said_in_words() -> None:
+    assert amounts({"GPU": 0.5, "CPU": 0, "memory": 512 * 2**20}) == "0.5 GPU and 512 MiB memory"
+    assert amounts({"GPU": 0}, zero=True) == "0 GPU" and amounts({"GPU": 0}) == ""
