@@ -26,8 +26,8 @@ NODES = "/api/v0/nodes?limit=1000&detail=1&filter_keys=state&filter_predicates=%
 APPLICATIONS = "/api/serve/applications/"
 
 # Eighths are exact in binary: what an assignment leaves free is no matter of rounding.
-amounts = st.integers(0, 16).map(lambda eighths: eighths / 8)
-resources = st.fixed_dictionaries({"GPU": amounts, "CPU": amounts})
+eighths = st.integers(0, 16).map(lambda number: number / 8)
+resources = st.fixed_dictionaries({"GPU": eighths, "CPU": eighths})
 replicas = st.lists(st.tuples(st.sampled_from(["A", "B", "C"]), resources), max_size=5)
 
 
