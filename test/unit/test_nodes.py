@@ -57,7 +57,7 @@ def test_what_is_larger_than_every_node_never_fits(
     assert no_room([*others, ("Big", cost)], rooms)
 
 
-@given(st.lists(amounts, max_size=6), resources)
+@given(st.lists(eighths, max_size=6), resources)
 def test_on_one_node_it_is_the_sum_that_counts(gpus: list[float], room: dict[str, float]) -> None:
     wanted = [("A", {"GPU": gpu, "CPU": 0.0}) for gpu in gpus]
     assert (no_room(wanted, [room]) == "") == (sum(gpus) <= room["GPU"])
