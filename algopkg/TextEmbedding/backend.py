@@ -25,14 +25,19 @@ class TextEmbedding(modelserve.AlgoBackend):
     def _model_inference_batch(self, param_dicts):
         """Embed all sentences of all requests in one run of the model."""
         asked = [self._sentences(param_dict) for param_dict in param_dicts]
-        vectors = iter(self._embed([sentence for sentences in asked for sentence in sentences]))
-        return [self._result([next(vectors) for _ in sentences]) for sentences in asked]
+        good = [sentences for sentences in asked if not isinstance(sentences, Exception)]
+        vectors = iter(self._embed([sentence for sentences in good for sentence in sentences]) if good else [])
+        return [
+            sentences if isinstance(sentences, Exception) else self._result([next(vectors) for _ in sentences])
+            for sentences in asked
+        ]
 
     def _sentences(self, param_dict):
-        if "sentence" in param_dict:
-            return [param_dict["sentence"]]
-        first, second = param_dict["sentences"]
-        return [first, second]
+        """The sentences of a request, or what is wrong with it: that fails this request alone."""
+        sentences = [param_dict["sentence"]] if "sentence" in param_dict else param_dict.get("sentences")
+        if isinstance(sentences, list) and 1 <= len(sentences) <= 2 and all(isinstance(s, str) for s in sentences):
+            return sentences
+        return ValueError('ask with {"sentence": "..."} or {"sentences": ["...", "..."]}')
 
     def _result(self, vectors):
         if len(vectors) == 1:

@@ -109,30 +109,35 @@ class Nodes:
         return found
 
     def free(self, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, float]]:
-        """What no replica has reserved, by node and kind (``GPU``, ``CPU``, ``memory`` in bytes).
+        """What nothing has reserved, by node and kind (``GPU``, ``CPU``, ``memory`` in bytes).
 
         Args:
             labels: only of nodes that have these (Ray's label selector: a value, or ``!`` and one it may not be).
 
         Nodes that are being drained are left out.
         """
-        details = self._ray.serve_details()["applications"]
-        costs = {name: cost_of(details[name].get("deployed_app_config") or {}) for name in details}
-        there = self._replicas()
-        rooms = {}
-        for node in self._ray.nodes():
-            if not _drains(node) and matches(node["labels"], labels or {}):
-                taken = [costs[name] for name in there.get(node["node_id"], [])]
-                total = node["resources_total"]
-                rooms[node["name"]] = {
-                    kind: total.get(kind, 0) - sum(cost.get(kind, 0) for cost in taken) for kind in KINDS
-                }
-        return rooms
+        used = self._ray.usage()
+        return {
+            node["name"]: {
+                kind: node["resources_total"].get(kind, 0) - used.get(node["node_id"], {}).get(kind, 0)
+                for kind in KINDS
+            }
+            for node in self._ray.nodes()
+            if not _drains(node) and matches(node["labels"], labels or {})
+        }
 
     def _no_room(self, node: dict[str, Any], replicas: list[str]) -> str:
         details = self._ray.serve_details()["applications"]
-        rooms = [room for name, room in self.free().items() if name != node["name"]]
-        return no_room([(name, cost_of(details[name].get("deployed_app_config") or {})) for name in replicas], rooms)
+        costs = {name: cost_of(application.get("deployed_app_config") or {}) for name, application in details.items()}
+        there = self._replicas()
+        rooms = []
+        # Replicas that stop give their share back by themselves: what the others need is counted, not Ray asked.
+        for other in self._ray.nodes():
+            if other["node_id"] != node["node_id"] and not _drains(other):
+                taken = [costs[name] for name in there.get(other["node_id"], [])]
+                total = other["resources_total"]
+                rooms.append({kind: total.get(kind, 0) - sum(cost[kind] for cost in taken) for kind in KINDS})
+        return no_room([(name, costs[name]) for name in replicas], rooms)
 
     def _start_drain(self, node_id: str) -> None:
         address = f"127.0.0.1:{HEAD_PORTS['port']}"

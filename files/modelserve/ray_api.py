@@ -46,6 +46,12 @@ class RayAPI:
         nodes = [{**node, "name": node["labels"].get(NAME_LABEL, node["node_ip"])} for node in nodes]
         return sorted(nodes, key=lambda node: (not node["is_head_node"], node["name"]))
 
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What is reserved, by node id and kind of resource (``GPU``, ``CPU``, ``memory`` in bytes)."""
+        answer = json.loads(self._request("GET", "/api/cluster_status"))
+        report = answer["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"]
+        return {node: {kind: used for kind, (used, _) in kinds.items()} for node, kinds in report.items()}
+
     def ingress_answers(self, route: str) -> bool:
         """Whether Serve's ingress on this machine has replicas behind a route.
 

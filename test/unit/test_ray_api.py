@@ -81,3 +81,10 @@ def test_a_route_is_answered_when_a_replica_refuses_the_method(
 
 def test_an_ingress_that_is_not_there_answers_no_route(tmp_path: Path, closed_port: int) -> None:
     assert RayAPI(Settings(home=tmp_path, serve_port=closed_port)).ingress_answers("/echo") is False
+
+
+def test_what_is_reserved_is_read_by_node(ray: RayAPI, site: Site) -> None:
+    usage = {"abc": {"GPU": [1.5, 2.0], "CPU": [0.0, 4.0]}, "def": {"CPU": [1.0, 4.0]}}
+    document = {"data": {"clusterStatus": {"loadMetricsReport": {"usageByNode": usage}}}}
+    site.answers["/api/cluster_status"] = (200, json.dumps(document).encode())
+    assert ray.usage() == {"abc": {"GPU": 1.5, "CPU": 0.0}, "def": {"CPU": 1.0}}
