@@ -1,0 +1,180 @@
+"""Rollout: what Serve reports while it works, played by a real web server, leads to the right end."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from modelserve.conf import Section
+from modelserve.plan import Change, Difference
+from modelserve.ray_api import RayAPI
+from modelserve.rollout import Rollout
+from modelserve.serve_config import application
+from modelserve.settings import Settings
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+APPLICATIONS = "/api/serve/applications/"
+NODES = "/api/v0/nodes?limit=1000&detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+WANTED = {
+    "Echo": application(Section(name="Echo", backend="Echo", route="echo", gpu_cost=1), Path("/p"), [], Path("/e"))
+}
+CODE = Change("change", "Echo", (Difference("code", "a", "b", True),))
+Play = Callable[..., None]
+
+
+def details(states: dict[str, str], status: str = "DEPLOYING", message: str = "", trigger: str = "") -> dict[str, Any]:
+    """Serve's details of the application with these replicas; those that start have no node yet."""
+    replicas = [
+        {"replica_id": name, "state": state, "node_id": None if state == "STARTING" else "0"}
+        for name, state in states.items()
+    ]
+    deployment = {
+        "status": "HEALTHY" if status == "RUNNING" else "UPDATING",
+        "status_trigger": trigger,
+        "message": message,
+        "deployment_config": {"user_config": copy.deepcopy(WANTED["Echo"]["deployments"][0]["user_config"])},
+        "replicas": replicas,
+    }
+    return {"status": status, "message": "", "route_prefix": "/echo", "deployments": {"Echo": deployment}}
+
+
+@pytest.fixture
+def play(site: Site) -> Iterator[Play]:
+    """Have the site show documents one after the other, each for some polls; the last one stays."""
+    stop = threading.Event()
+    threads = []
+
+    def show(document: dict[str, Any]) -> None:
+        site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": document}}).encode())
+
+    def start(*documents: dict[str, Any], seconds: float = 0.7) -> None:
+        show(documents[0])
+
+        def go() -> None:
+            for document in documents[1:]:
+                if stop.wait(seconds):
+                    return
+                show(document)
+
+        threads.append(threading.Thread(target=go))
+        threads[-1].start()
+
+    yield start
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def free(site: Site, gpus: float) -> None:
+    """Have Ray say how much of two GPUs is free."""
+    node = {
+        "node_id": "0",
+        "node_ip": "10.0.0.1",
+        "is_head_node": True,
+        "state_message": None,
+        "resources_total": {"GPU": 2.0, "CPU": 4.0},
+        "labels": {"modelserve.node": "head"},
+    }
+    site.answers[NODES] = (200, json.dumps({"data": {"result": {"result": [node]}}}).encode())
+    report = {"loadMetricsReport": {"usageByNode": {"0": {"GPU": [2.0 - gpus, 2.0], "CPU": [0.0, 4.0]}}}}
+    site.answers["/api/cluster_status"] = (200, json.dumps({"data": {"clusterStatus": report}}).encode())
+
+
+def rollout(site: Site, said: list[str], **settings: Any) -> Rollout:
+    values = {
+        "home": Path("/nonexistent"),
+        "dashboard_url": site.url,
+        "deploy_timeout_s": 6,
+        "watch_s": 0.8,
+        "room_timeout_s": 0.8,
+        **settings,
+    }
+    made = Settings.model_validate(values)
+    return Rollout(made, RayAPI(made), said.append)
+
+
+def bring(site: Site, earlier: dict[str, str], allow_downtime: bool = False, **settings: Any) -> dict[str, str]:
+    return rollout(site, [], **settings).bring([CODE], WANTED, {"Echo": details(earlier, "RUNNING")}, allow_downtime)
+
+
+def puts(site: Site) -> list[int]:
+    """The ``max_surge_percent`` of each configuration that was put."""
+    bodies = [json.loads(asked.body) for asked in site.asked if asked.method == "PUT"]
+    return [body["applications"][0]["deployments"][0]["max_surge_percent"] for body in bodies]
+
+
+def test_new_replicas_take_over_once_they_have_stayed(site: Site, play: Play) -> None:
+    started = time.monotonic()
+    play(
+        details({"old": "RUNNING", "new": "STARTING"}),
+        details({"old": "STOPPING", "new": "RUNNING"}),
+    )
+    assert bring(site, {"old": "RUNNING"}) == {}
+    assert time.monotonic() - started > 0.7 + 0.4 and puts(site) == [100]
+
+
+def test_replicas_that_start_and_die_fail_whatever_serve_calls_it(site: Site, play: Play) -> None:
+    dead = {"status": "DEPLOY_FAILED", "message": "ActorDiedError: it died", "trigger": "HEALTH_CHECK_FAILED"}
+    play(
+        details({"old": "STOPPING", "a": "RUNNING"}),
+        details({"old": "STOPPING", "b": "STARTING"}, **dead),
+        details({"old": "STOPPING", "b": "RUNNING"}, **dead),
+        details({"c": "STARTING"}, **dead),
+        seconds=0.5,
+    )
+    failed = bring(site, {"old": "RUNNING"}, watch_s=3)
+    assert failed == {"Echo": "its replicas start, and die soon after: ActorDiedError: it died"}
+
+
+def test_one_death_is_forgiven(site: Site, play: Play) -> None:
+    play(
+        details({"old": "STOPPING", "a": "RUNNING"}),
+        details({"old": "STOPPING", "b": "STARTING"}),
+        details({"b": "RUNNING"}, "RUNNING"),
+        seconds=0.5,
+    )
+    assert bring(site, {"old": "RUNNING"}) == {}
+
+
+def test_without_room_it_is_said_what_is_missing(site: Site, play: Play) -> None:
+    free(site, 0.5)
+    play(details({"old": "RUNNING", "new": "STARTING"}))
+    failed = bring(site, {"old": "RUNNING"})
+    assert failed["Echo"].startswith("no room for a new replica: it needs 1 GPU; free are head 0.5 GPU. Add a worker")
+    assert puts(site) == [100]
+
+
+def test_a_replica_that_ray_is_slow_to_place_is_waited_for(site: Site, play: Play) -> None:
+    free(site, 1)
+    play(
+        details({"old": "RUNNING", "new": "STARTING"}),
+        details({"old": "STOPPING", "new": "RUNNING"}),
+        seconds=2,
+    )
+    assert bring(site, {"old": "RUNNING"}) == {}
+
+
+def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -> None:
+    free(site, 0)
+    play(
+        details({"old": "RUNNING", "new": "STARTING"}),
+        details({"old": "STOPPING", "new": "STARTING"}),
+        details({"new": "RUNNING"}, "RUNNING"),
+        seconds=1.6,
+    )
+    assert bring(site, {"old": "RUNNING"}, allow_downtime=True) == {}
+    assert puts(site) == [100, 0, 100], "and from then on new ones come first again"
+
+
+def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:
+    play(details({"old": "RUNNING", "new": "PENDING_INITIALIZATION"}))
+    failed = bring(site, {"old": "RUNNING"}, deploy_timeout_s=1)
+    assert failed == {"Echo": "not healthy after 1 s: 0 of 1 replicas running"}
