@@ -113,10 +113,8 @@ class Controller:
             self._spread()
             self._settle(wanted.target)
             reconfigured = self._gateway.configure(wanted.conf.port)
-            latest = self._releases.latest()
-            unrecorded = latest is None or not latest.serves(wanted.target)  # an apply was ended before it wrote that
-            number = self._releases.record(wanted.target, ["recorded late"]) if unrecorded else None
-            return Applied(plan, number, reconfigured or unrecorded, time.monotonic() - started)
+            number = self._record_late(wanted.target)
+            return Applied(plan, number, reconfigured or number is not None, time.monotonic() - started)
 
     def rollback(self, number: int | None = None, allow_downtime: bool = False) -> Applied:
         """Return to a release: its code, environments, models and configuration, from the store. Builds nothing.
@@ -191,6 +189,18 @@ class Controller:
         document = serve_config.document(applications.values(), self._settings.serve_port)
         versions = manifest.Versions.here().model_dump(exclude={"image"})
         return Wanted(parsed, Target(text, parsed.port, document, versions), by_name)
+
+    def _record_late(self, target: Target) -> int | None:
+        """Record what is served where an apply was ended before it did; returns the release's number, if it is new."""
+        latest = self._releases.latest()
+        if latest is None:
+            return self._releases.record(target)
+        if latest.serves(target):
+            return None
+        old = latest.target
+        return self._releases.record(
+            target, compare(target.applications, old.applications, target.port, old.port).summary()
+        )
 
     def _compare(self, target: Target) -> Plan:
         running = _configurations(self._ray.serve_details()["applications"])

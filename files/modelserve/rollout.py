@@ -23,6 +23,9 @@ SAY_AGAIN_S = 15
 ROUTES_TIMEOUT_S = 30
 # New replicas that start, pass and die: so often is no accident any more.
 DEATHS = 2
+# Shares that are free on several GPUs do not make a whole one, and only Ray knows which share is where: one that waits
+# for so many times room_timeout_s has no room, whatever the sums say.
+PATIENCE = 4
 WAYS_OUT = (
     "Add a worker, lower replicas or gpu_cost, or accept a gap: 'modelserve apply --allow-downtime' or "
     "-e modelserve_allow_downtime=true"
@@ -117,11 +120,9 @@ class Rollout:
                         continue
                 elif outcome.state is Outcome.State.WAITING:
                     self._say_once(said, name, outcome.text)
-                    if not room.is_missing(name, applications):
-                        continue
-                    missing = self._no_room(wanted[name])
-                    if not missing:  # Ray is slow to start it, that is all
-                        room.ask_later(name)
+                    waited = room.waited(name, applications)
+                    missing = self._no_room(wanted[name], waited > PATIENCE * room.timeout_s) if waited else ""
+                    if not missing:
                         continue
                     if make_room is None:
                         failed[name] = f"{missing}. {WAYS_OUT}"
@@ -168,19 +169,22 @@ class Rollout:
         """How often in a row new replicas must be seen healthy: what crashes soon after its start shows then."""
         return round(self._settings.watch_s / POLL_S) if change.needs_new_replicas else 1
 
-    def _no_room(self, application: dict[str, Any]) -> str:
-        """What a replica misses on every node; empty when one has room."""
+    def _no_room(self, application: dict[str, Any], long: bool) -> str:
+        """What a replica misses on every node; empty when one seems to have room, and it has not waited for long."""
         cost = cost_of(application)
         labels = application["deployments"][0]["ray_actor_options"].get("label_selector") or {}
         free = Nodes(self._settings, self._progress).free(labels)
-        if any(fits(cost, room) for room in free.values()):
+        seems = any(fits(cost, room) for room in free.values())
+        if seems and not long:  # Ray is slow to start it, that is all
             return ""
         where = f" with {', '.join(f'{key}={value}' for key, value in labels.items())}" if labels else ""
         if not free:
             return f"no room for a new replica: there is no node{where}"
         needed = [kind for kind, value in cost.items() if value]
         rooms = [f"{node} {amounts({k: room[k] for k in needed}, zero=True)}" for node, room in free.items()]
-        return f"no room for a new replica: it needs {amounts(cost)}{where}; free are {', '.join(rooms)}"
+        parts = ", in parts of several GPUs" if seems and cost["GPU"] else ""
+        needs = amounts(cost) or "a node"
+        return f"no room for a new replica: it needs {needs}{where}; free are {', '.join(rooms)}{parts}"
 
     def _say_once(self, said: dict[str, tuple[str, float]], name: str, text: str) -> None:
         last, when = said.get(name, ("", 0.0))
@@ -193,17 +197,22 @@ class _Room:
     """For how long has an application's replica waited for room that nobody is about to give?"""
 
     def __init__(self, settings: Settings) -> None:
-        self._timeout = settings.room_timeout_s
+        self.timeout_s = settings.room_timeout_s
         self._since: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
 
-    def is_missing(self, name: str, applications: dict[str, Any]) -> bool:
+    def waited(self, name: str, applications: dict[str, Any]) -> float:
+        """The seconds, once per ``timeout_s``; 0 meanwhile, and while nothing waits."""
+        now = time.monotonic()
         if not room_missing(name, applications):
             self._since.pop(name, None)
-            return False
-        return time.monotonic() - self._since.setdefault(name, time.monotonic()) > self._timeout
-
-    def ask_later(self, name: str) -> None:
-        self._since[name] = time.monotonic()
+            return 0
+        since = self._since.setdefault(name, now)
+        if now - max(since, self._asked.get(name, since)) < self.timeout_s:
+            return 0
+        self._asked[name] = now
+        return now - since
 
     def forget(self, name: str) -> None:
-        self._since[name] = float("inf")  # asked for once
+        """Ask no more about this one."""
+        self._asked[name] = float("inf")

@@ -178,3 +178,10 @@ def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:
     play(details({"old": "RUNNING", "new": "PENDING_INITIALIZATION"}))
     failed = bring(site, {"old": "RUNNING"}, deploy_timeout_s=1)
     assert failed == {"Echo": "not healthy after 1 s: 0 of 1 replicas running"}
+
+
+def test_shares_of_several_gpus_are_no_whole_one(site: Site, play: Play) -> None:
+    free(site, 1)  # a half on each of two
+    play(details({"old": "RUNNING", "new": "STARTING"}))
+    failed = bring(site, {"old": "RUNNING"}, room_timeout_s=0.4)
+    assert "it needs 1 GPU; free are head 1 GPU, in parts of several GPUs" in failed["Echo"]
