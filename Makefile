@@ -40,7 +40,7 @@ lint: venv-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint -s .
-	$(BIN)/shellcheck scripts/*.sh files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
+	$(BIN)/shellcheck scripts/*.sh scripts/modelserve files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
 unit: venv-dev

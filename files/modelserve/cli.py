@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modelserve import __version__
+from modelserve import __version__, cli_author
+from modelserve.cli_author import json_object
 from modelserve.errors import UserError
 from modelserve.settings import Settings
 
@@ -80,12 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     forget = command("forget", _forget, "Take a worker that is gone out of the list of workers.")
     forget.add_argument("name", help="the worker's name in the inventory")
     command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
-    test = command("test", _test, "Load a package in its own environment and ask it one request; deploys nothing.")
-    test.add_argument("name", help="the package under algopkg/")
-    test.add_argument("--backend", required=True, help="the class in backend.py")
-    test.add_argument("--model", default="", help="model files, comma separated")
-    test.add_argument("--params", type=_json_object, default={}, help="the request, as JSON")
-    test.add_argument("--project", type=Path, help="directory that holds algopkg/ and Model_ZOO/")
+    cli_author.register(command)
     models = command("models", _models, "Fetch and verify what Model_ZOO/models.yml describes.")
     models.add_argument("directory", type=Path)
 
@@ -93,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("action", choices=("head", "worker", "health", "catch-up"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
-    node.add_argument("--options", type=_json_object, default={}, help="options of the node, as JSON")
+    node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
     gateway.add_argument("action", choices=("run", "health", "refresh"))
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
@@ -226,16 +222,6 @@ def _smoke(options: argparse.Namespace) -> int:
     return 0 if all(row["ok"] for row in rows) else FAILED
 
 
-def _test(options: argparse.Namespace) -> int:
-    from modelserve.try_package import try_package
-
-    say = print if not options.json else lambda line: print(line, file=sys.stderr)
-    names = [name.strip() for name in options.model.split(",") if name.strip()]
-    result = try_package(Settings.load(), options.name, options.backend, names, options.params, options.project, say)
-    print(json.dumps(result) if options.json else json.dumps(result, indent=1)[:4000])
-    return 0 if result["ok"] else FAILED
-
-
 def _models(options: argparse.Namespace) -> None:
     from modelserve import models
 
@@ -301,16 +287,6 @@ def _gateway(options: argparse.Namespace) -> None:
         print(json.dumps({"ok": True, "changed": changed}) if options.json else text)
     else:
         gateway.run()
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("not a JSON object")
-    return value
 
 
 def _within(seconds: float, check: Callable[[], None], state: Callable[[], str] = str) -> None:

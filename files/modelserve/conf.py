@@ -306,6 +306,20 @@ def _environment(written: dict[str, str], at: Problem, problems: list[Problem]) 
     return variables
 
 
+def parse_unless_template(text: str, file: str) -> Conf | None:
+    """Read a conf.ini that Ansible may not have rendered yet; None for a template that says nothing without that.
+
+    Raises:
+        UserError: it is no template, and has problems.
+    """
+    try:
+        return parse(text, file)
+    except UserError:
+        if "{{" in text or "{%" in text:
+            return None
+        raise
+
+
 def _validated(
     model: type[BaseModel],
     written: dict[str, str],

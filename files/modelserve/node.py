@@ -104,6 +104,8 @@ def run(role: str, settings: Settings, **options: Any) -> None:
     environment = {
         **os.environ,
         **INGRESS,
+        # The flags for throughput keep a thousand lines back; there is no access log that could make it many.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.token_file),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modelserve.conf import SECTION_PREFIX, Conf, Section
-from modelserve.errors import Problem
+from modelserve.errors import Problem, UserError
 
 
 def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.ini") -> list[Problem]:
@@ -63,6 +63,22 @@ def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
     fix = f"Did you mean '{near[0]}'?" if near else f"Classes there: {', '.join(classes) or 'none'}"
     message = f"algopkg/{section.name}/backend.py has no class '{section.backend}'"
     return [Problem(message, fix, file, title, "backend")]
+
+
+def classes_of(package: Path) -> list[str]:
+    """The names of the classes that a package's ``backend.py`` defines, those that begin with ``_`` left out.
+
+    Raises:
+        UserError: there is no such file, or it does not parse.
+    """
+    source = package / "backend.py"
+    try:
+        names = _top_level_names(source.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{source} is missing", "The file's name is fixed: create it") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(Problem(f"does not parse: {error}", "Correct it", str(source))) from None
+    return sorted(name for name, is_class in names.items() if is_class and not name.startswith("_"))
 
 
 def _top_level_names(source: bytes) -> dict[str, bool]:

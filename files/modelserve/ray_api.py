@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ class RayAPI:
         answer = json.loads(self._request("GET", "/api/cluster_status"))
         report = answer["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"]
         return {node: {kind: used for kind, (used, _) in kinds.items()} for node, kinds in report.items()}
+
+    def log_lines(self, node_id: str, file: str, lines: int) -> list[str]:
+        """The last lines of a log file on a node, its name being relative to Ray's directory of logs."""
+        query = urllib.parse.urlencode({"node_id": node_id, "filename": file, "lines": lines})
+        return self._request("GET", f"/api/v0/logs/file?{query}").decode(errors="replace").splitlines()
+
+    def log_files(self, node_id: str, pattern: str) -> list[str]:
+        """The log files of a node that fit a pattern (``*`` stands for anything)."""
+        query = urllib.parse.urlencode({"node_id": node_id, "glob": pattern})
+        answer = json.loads(self._request("GET", f"/api/v0/logs?{query}"))
+        return sorted(file for files in answer["data"]["result"].values() for file in files)
 
     def ingress_answers(self, route: str) -> bool:
         """Whether Serve's ingress on this machine has replicas behind a route.

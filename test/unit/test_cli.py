@@ -239,7 +239,7 @@ def test_a_test_of_what_is_not_there_is_an_error_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["no-such-command"], ["check", "--no-such-option"], ["test", "Echo"], ["node", "fly"]]
+    [[], ["no-such-command"], ["check", "--no-such-option"], ["test"], ["node", "fly"]]
     + [["test", "Echo", "--backend", "Echo", "--params", "{"]],
 )
 def test_a_command_that_is_none_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

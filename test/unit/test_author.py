@@ -1,0 +1,210 @@
+"""The author's loop: a new package works as it is, and what is tried is what conf.ini says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from modelserve import author, conf, project, scaffold
+from modelserve.cli import main
+from modelserve.errors import UserError
+from modelserve.load import measure
+from modelserve.local import application
+from modelserve.logs import Logs
+from modelserve.settings import Settings
+from modelserve.trial import try_once
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+CONF = "[MODEL SERVE]\nport = 666\n"
+NODES = "/api/v0/nodes?limit=1000&detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "algopkg").mkdir()
+    (tmp_path / "Model_ZOO").mkdir()
+    (tmp_path / "conf.ini").write_text(CONF)
+    return tmp_path
+
+
+@pytest.fixture
+def imports() -> Iterator[None]:
+    """Forget afterwards what packages under test brought into this Python."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "route"), [("FaceDetection", "face-detection"), ("face_detection", "face-detection"), ("OCR2", "ocr2")]
+)
+def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
+    root: Path, name: str, route: str, imports: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", name, "--project", str(root)]) == 0
+    assert f"algopkg/{name}" in capsys.readouterr().out
+    parsed, _ = conf.load(root / "conf.ini")
+    (section,) = parsed.sections
+    assert (section.name, section.route) == (name, route)
+    assert project.check(parsed, root / "algopkg", []) == []
+    tried = author.trial(Settings(home=root), name)
+    result = try_once(tried.app(), tried.section.warmup or {})
+    assert result["answer"]["result"] == {"length": 12, "vowels": 4}
+
+
+@pytest.mark.parametrize("name", ["face-detection", "2d", "", "../up", "Größe"])
+def test_a_name_that_is_none_makes_nothing(root: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot name a package"):
+        scaffold.make(root, name)
+    assert (root / "conf.ini").read_text() == CONF and not list((root / "algopkg").iterdir())
+
+
+def test_what_is_taken_is_left_alone(root: Path) -> None:
+    scaffold.make(root, "Face")
+    before = (root / "conf.ini").read_text()
+    with pytest.raises(UserError, match="is there already"):
+        scaffold.make(root, "Face")
+    with pytest.raises(UserError, match="'face' is the route of"):
+        scaffold.make(root, "face")
+    assert (root / "conf.ini").read_text() == before and not (root / "algopkg/face").exists()
+
+
+def test_a_template_of_conf_ini_is_only_appended_to(root: Path) -> None:
+    (root / "conf.ini").write_text("[MODEL SERVE]\nport = {{ port }}\n")
+    scaffold.make(root, "Face")
+    assert (root / "conf.ini").read_text().endswith(scaffold.section_of("Face"))
+
+
+def test_what_is_tried_is_the_section_unless_options_say_otherwise(root: Path) -> None:
+    scaffold.make(root, "Face")
+    backend = root / "algopkg/Face/backend.py"
+    backend.write_text(backend.read_text() + "\n\nclass Other(Face): ...\n")
+    (root / "Model_ZOO/a.bin").write_bytes(b"a")
+    text = (root / "conf.ini").read_text() + "model = a.bin\nenv.THREADS = 2\n"
+    (root / "conf.ini").write_text(text)
+    settings = Settings(home=root)
+    tried = author.trial(settings, "Face")
+    assert tried.app()["models"] == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
+    other = author.trial(settings, "Face", backend="Other", model="")
+    assert (other.section.backend, other.section.model, other.section.route) == ("Other", (), "face")
+    with pytest.raises(UserError, match="has no class 'Missing'"):
+        author.trial(settings, "Face", backend="Missing")
+    with pytest.raises(UserError, match="--model: 'x/y' is a path"):
+        author.trial(settings, "Face", model="x/y")
+
+
+def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
+    scaffold.make(root, "Face")
+    (root / "conf.ini").write_text(CONF)
+    assert author.trial(Settings(home=root), "Face").section.backend == "Face"
+    with (root / "algopkg/Face/backend.py").open("a") as stream:
+        stream.write("\n\nclass Other: ...\n")
+    with pytest.raises(UserError, match=r"2 classes: Face, Other.*--backend"):
+        author.trial(Settings(home=root), "Face")
+    with pytest.raises(UserError, match="there is no package algopkg/Missing"):
+        author.trial(Settings(home=root), "Missing")
+
+
+def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> None:
+    scaffold.make(root, "Face")
+    tried = author.trial(Settings(home=root), "Face")
+    local = application(tried.app(), tried.config(), "/face")
+
+    async def ask(path: str, method: str = "POST") -> tuple[int, bytes]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b'{"text": "aeb"}', "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+        await local(scope, receive, send)
+        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+    status, body = asyncio.run(ask("/face"))
+    assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
+    assert json.loads(asyncio.run(ask("/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
+    assert asyncio.run(ask("/face", "PUT"))[0] == 405
+    assert asyncio.run(ask("/faces"))[0] == 404
+
+
+def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
+    site.answers["/echo"] = (200, b"{}")
+    good = measure(f"{site.url}/echo", "POST", {"a": 1}, 3, 0.4)
+    assert good["failures"] == {} and good["requests"] == len(site.asked) > 3
+    assert 0 < good["p50_ms"] <= good["p90_ms"] <= good["p99_ms"] <= good["max_ms"]
+    assert json.loads(site.asked[0].body) == {"a": 1} and site.asked[0].method == "POST"
+    site.answers["/echo"] = (429, b"later")
+    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"HTTP 429"}
+    nobody = measure(f"http://127.0.0.1:{closed_port}/echo", "POST", {}, 2, 0.2)
+    assert set(nobody["failures"]) == {"ConnectionRefusedError"} and nobody["p50_ms"] is None
+
+
+def serving(site: Site, **replicas: list[dict[str, Any] | str]) -> Settings:
+    """Have the site answer as Ray's dashboard: replicas on two nodes in turn, each with its log."""
+    nodes = [
+        {"node_id": str(n), "node_ip": f"10.0.0.{n}", "is_head_node": n == 0, "labels": {"modelserve.node": name}}
+        for n, name in enumerate(("head", "worker_1"))
+    ]
+    site.answers[NODES] = (200, json.dumps({"data": {"result": {"result": nodes}}}).encode())
+    shown = []
+    for number, (replica, lines) in enumerate(replicas.items()):
+        file = f"serve/replica_Echo_Echo_{replica}.log"
+        shown.append({"replica_id": replica, "node_id": str(number % 2), "log_file_path": f"/{file}"})
+        text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+        for count in (2, 1000):
+            query = f"node_id={number % 2}&filename=serve%2Freplica_Echo_Echo_{replica}.log&lines={count}"
+            site.answers[f"/api/v0/logs/file?{query}"] = (200, text.encode())
+    document = {"applications": {"Echo": {"deployments": {"Echo": {"replicas": shown}}}}}
+    site.answers["/api/serve/applications/"] = (200, json.dumps(document).encode())
+    return Settings(home=Path("/nonexistent"), dashboard_url=site.url)
+
+
+def logged(second: int, message: str, **more: str) -> dict[str, Any]:
+    return {"asctime": f"2026-01-02 03:04:{second:02},000", "levelname": "INFO", "message": message, **more}
+
+
+def test_logs_come_from_all_nodes_in_the_order_of_time(site: Site) -> None:
+    settings = serving(
+        site,
+        abc=[logged(1, "loaded"), logged(5, "failed", exc_text="Traceback\nKeyError: 'x'", request_id="r7")],
+        xyz=[logged(3, "loaded"), "no document"],
+    )
+    lines = Logs(settings, "Echo").last(2)
+    assert [line.content["message"] for line in lines] == ["no document", "loaded", "loaded", "failed"]
+    assert [(line.node, line.replica) for line in lines[1:]] == [("head", "abc"), ("worker_1", "xyz"), ("head", "abc")]
+    assert lines[3].text() == "03:04:05 INFO head abc [r7]: failed\nTraceback\nKeyError: 'x'"
+    assert [line.content["message"] for line in Logs(settings, "Echo").last(2, "r7")] == ["failed"]
+
+
+def test_following_shows_each_new_line_once(site: Site) -> None:
+    lines = [logged(second, f"message {second}") for second in range(3)]
+    settings = serving(site, abc=lines)
+    followed = Logs(settings, "Echo").follow(2)
+    assert [next(followed).content["message"] for _ in range(2)] == ["message 1", "message 2"]
+    serving(site, abc=[*lines, logged(4, "message 4")])
+    assert next(followed).content["message"] == "message 4"
+
+
+def test_logs_of_what_is_not_served_name_what_is(site: Site) -> None:
+    with pytest.raises(UserError, match="Face is not served; what is: Echo"):
+        Logs(serving(site, abc=[]), "Face")
+
+
+def test_the_wrapper_makes_a_package_in_this_project(root: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "modelserve"
+    run = subprocess.run([script, "new", "Face", "--project", root], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (root / "algopkg/Face/backend.py").is_file()
