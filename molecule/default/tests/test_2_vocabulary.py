@@ -133,7 +133,7 @@ def test_defaults_and_disabled_sections(cluster: Cluster, package: Path) -> None
     text = package.read_text().replace("[algopkg.Vocabulary]", "[algopkg.Vocabulary]\nenabled = false")
     package.write_text(text + f"\n[DEFAULTS]\nenv.GREETING = {os.getpid()}\n")
     cluster.apply()
-    assert "Vocabulary" not in cluster.replicas()
+    assert not cluster.replicas().get("Vocabulary")
     package.write_text(package.read_text().replace("enabled = false", "update = recreate"))
     cluster.apply()
     assert cluster.ask("vocabulary", {"text": "a"}, "POST")[1]["result"]["greeting"] == str(os.getpid())

@@ -97,7 +97,9 @@ def test_a_conda_package_comes_from_a_channel(cluster: Cluster, project: Path) -
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    code = f"import asyncio; from rattler.index import index_fs; asyncio.run(index_fs({str(channel)!r}))"
+    code = (
+        f"import asyncio, os; from rattler.index import index_fs; asyncio.run(index_fs({str(channel)!r})); os._exit(0)"
+    )
     cluster.head("python", "-c", code)
     (project / "algopkg/AlgoExample/environment.yml").write_text(
         f"channels: [file://{channel}]\ndependencies:\n  - python\n  - greeting=1.0\n"
