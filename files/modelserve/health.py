@@ -51,8 +51,12 @@ def outcome_of(details: dict[str, Any] | None, wanted: dict[str, Any], before: s
         # During an update Serve calls it DEPLOY_FAILED, too, when a replica that runs fails its health check: one on a
         # node that died a moment ago, say. Serve replaces it.
         ran = details["status"] == "UNHEALTHY" or any(d.get("status_trigger") == RAN for d in deployments)
-        lasting = SIGHTINGS_OF_UNHEALTHY if ran else 1
-        return Outcome(Outcome.State.FAILED, cause(max(messages, key=len)), lasting)
+        failed = Outcome(Outcome.State.FAILED, cause(max(messages, key=len)), SIGHTINGS_OF_UNHEALTHY if ran else 1)
+        # Once it has, Serve's word stays until the last old one has drained: the replicas are judged meanwhile.
+        if not (ran and any(replica["state"] == "STOPPING" for replica in _replicas(details))):
+            return failed
+        found = outcome_of({**details, "status": "DEPLOYING"}, wanted, before)
+        return found if found.state is Outcome.State.HEALTHY else failed
     scaling = wanted["deployments"][0].get("autoscaling_config")
     target = target_of(details, wanted)
     replicas = [replica for deployment in deployments for replica in deployment.get("replicas", [])]

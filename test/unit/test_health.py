@@ -240,3 +240,12 @@ def test_room_is_missing_when_a_replica_waits_and_none_is_about_to_give_its_own(
     others["deployments"]["Echo"]["replicas"].clear()
     starting["deployments"]["Echo"]["replicas"][1]["node_id"] = "abc"
     assert not room_missing("Echo", {"Echo": starting, "Other": others})
+
+
+def test_a_replica_that_was_replaced_counts_though_serve_calls_it_failed_until_old_ones_have_drained() -> None:
+    wanted = app(replicas=1)
+    found = details(wanted, {"new": "RUNNING", "old": "STOPPING"}, "DEPLOY_FAILED", "ActorDiedError", "DEPLOY_FAILED")
+    assert outcome_of(found, wanted, set()).state is FAILED, "one that could not start"
+    found["deployments"]["Echo"]["status_trigger"] = "HEALTH_CHECK_FAILED"
+    assert outcome_of(found, wanted, set()).state is HEALTHY
+    assert outcome_of(found, wanted, {"new"}).state is FAILED, "the wanted one is not there yet"
