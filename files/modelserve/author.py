@@ -129,7 +129,7 @@ def shell(settings: Settings, package: Path, command: str | None, progress: Call
 def _section(root: Path, settings: Settings, name: str) -> conf.Section | None:
     for file in (root / "conf.ini", settings.conf_file):
         if file.is_file():
-            parsed = conf.parse_unless_template(file.read_text(encoding="utf-8-sig"), str(file))
+            parsed = conf.parse_unless_template(conf.read(file), str(file))
             if parsed is not None:  # else the head has what became of it
                 return next((section for section in parsed.sections if section.name == name), None)
     return None

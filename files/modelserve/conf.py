@@ -206,14 +206,24 @@ def load(path: Path, file: str | None = None) -> tuple[Conf, str]:
     Raises:
         UserError: it cannot be read, or has problems.
     """
-    shown = file or str(path)
+    text = read(path, file)
+    return parse(text, file or str(path)), text
+
+
+def read(path: Path, file: str | None = None) -> str:
+    """The text of a conf.ini, unchecked.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except OSError as error:
         raise UserError(Problem(f"cannot be read: {error.strerror}", "", str(path))) from None
     except UnicodeDecodeError as error:
-        raise UserError(Problem(f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8", shown)) from None
-    return parse(text, shown), text
+        raise UserError(
+            Problem(f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8", file or str(path))
+        ) from None
 
 
 def parse(text: str, file: str = "conf.ini") -> Conf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def make(root: Path, name: str) -> Path:
     Raises:
         UserError: the name is none, is taken, or the section would not fit conf.ini. Nothing was made then.
     """
-    if not name.isidentifier() or not name.isascii():
+    if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
         raise UserError(f"'{name}' cannot name a package and its class", "Use letters, digits and '_': FaceDetection")
     directory = root / "algopkg" / name
     if directory.exists():
@@ -59,14 +60,17 @@ def make(root: Path, name: str) -> Path:
     file = root / "conf.ini"
     if not file.is_file():
         raise UserError(f"{file} is missing", "Run this in the project's directory, or give --project")
-    text = file.read_text(encoding="utf-8-sig")
-    added = text.rstrip("\n") + "\n\n" + section_of(name)
+    text = conf.read(file)
+    added = ("" if text.endswith("\n") else "\n") + "\n" + section_of(name)
     # A Jinja template may be one that only Ansible can read: then what would be added is not checked.
     if conf.parse_unless_template(text, str(file)) is not None:
-        conf.parse(added, str(file))
+        conf.parse(text + added, str(file))
     directory.mkdir(parents=True)
     (directory / "__init__.py").touch()
     (directory / "requirements.txt").write_text("# name==version, one a line: what backend.py imports\n")
     (directory / "backend.py").write_text(BACKEND.format(name=name))
-    file.write_text(added)
+    # Appended in the file's own line ends: what the user wrote is not written anew, whatever the locale.
+    newline = "\r\n" if b"\r\n" in file.read_bytes() else "\n"
+    with file.open("a", encoding="utf-8", newline=newline) as stream:
+        stream.write(added)
     return directory

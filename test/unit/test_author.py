@@ -62,7 +62,7 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
     assert result["answer"]["result"] == {"length": 12, "vowels": 4}
 
 
-@pytest.mark.parametrize("name", ["face-detection", "2d", "", "../up", "Größe"])
+@pytest.mark.parametrize("name", ["face-detection", "2d", "", "../up", "Größe", "class", "None"])
 def test_a_name_that_is_none_makes_nothing(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot name a package"):
         scaffold.make(root, name)
@@ -77,6 +77,31 @@ def test_what_is_taken_is_left_alone(root: Path) -> None:
     with pytest.raises(UserError, match="'face' is the route of"):
         scaffold.make(root, "face")
     assert (root / "conf.ini").read_text() == before and not (root / "algopkg/face").exists()
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_section_is_added_after_whatever_conf_ini_has_in_any_locale(root: Path, end: str) -> None:
+    file = root / "conf.ini"
+    before = f"\ufeff# größe{end or chr(10)}[MODEL SERVE]{end or chr(10)}port = 666{end}".encode()
+    file.write_bytes(before)
+    # A process of its own: Python takes the locale at its start.
+    source = str(Path(scaffold.__file__).parents[1])
+    variables = {"PYTHONPATH": source, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "modelserve", "new", "Face", "--project", str(root)]
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert file.read_bytes().startswith(before) and (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
+    assert [section.name for section in conf.load(file)[0].sections] == ["Face"]
+
+
+def test_a_conf_ini_that_is_not_utf_8_is_an_error_line(root: Path) -> None:
+    scaffold.make(root, "Face")
+    (root / "conf.ini").write_bytes(b"[MODEL SERVE]\nport = 666\n# gr\xf6\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        scaffold.make(root, "Other")
+    with pytest.raises(UserError, match="not UTF-8"):
+        author.trial(Settings(home=root), "Face")
+    assert not (root / "algopkg/Other").exists()
 
 
 def test_a_template_of_conf_ini_is_only_appended_to(root: Path) -> None:
