@@ -40,11 +40,15 @@ class Trial:
             "backend": self.section.backend,
             "models": [str(self.zoo / model) for model in self.section.model],
             "methods": list(self.section.method),
+            "batch_size": self.section.batch_size,
+            "batch_wait": self.section.batch_wait,
         }
 
     def config(self) -> dict[str, Any]:
         """What :meth:`modelserve.serving.Algorithm.reconfigure` takes."""
-        return {"user_config": self.section.user_config, "warmup": self.section.warmup}
+        section = self.section
+        kept = {"user_config": section.user_config, "warmup": section.warmup}
+        return {**kept, "request_timeout": section.request_timeout}
 
 
 def trial(settings: Settings, name: str, root: Path | None = None, **given: str | None) -> Trial:
@@ -109,17 +113,23 @@ def serve(settings: Settings, tried: Trial, port: int, progress: Callable[[str],
     os.execve(python, [python, "-m", "modelserve.local", json.dumps(question)], variables)
 
 
-def shell(settings: Settings, package: Path, command: str | None, progress: Callable[[str], None]) -> NoReturn:
-    """Become a shell in a package's environment and directory, or one command there.
+def shell(
+    settings: Settings, name: str, root: Path | None, command: str | None, progress: Callable[[str], None]
+) -> NoReturn:
+    """Become a shell in a package's environment and directory, with its section's variables, or one command there.
 
     Raises:
         UserError: there is no such package, or its environment cannot be built.
     """
-    if not package.is_dir():
+    root = (root or settings.home).absolute()
+    package = root / "algopkg" / name
+    if not name.isidentifier() or not package.is_dir():
         raise UserError(f"there is no package {package}")
+    section = _section(root, settings, name)
     environment = environment_of(settings, package, progress).path
     path = f"{environment}/bin:{os.environ.get('PATH', '')}"
-    variables = {**os.environ, "PATH": path, "CONDA_PREFIX": str(environment), "PYTHONPATH": str(package)}
+    own = {} if section is None else section.env
+    variables = {**os.environ, **own, "PATH": path, "CONDA_PREFIX": str(environment), "PYTHONPATH": str(package)}
     os.chdir(package)
     if command is None:
         os.execve("/bin/bash", ["bash", "--norc"], {**variables, "PS1": f"({package.name}) \\w$ "})

@@ -105,9 +105,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _shell(options: argparse.Namespace) -> None:
     from modelserve import author
 
-    settings = Settings.load()
-    package = (options.project or settings.home).absolute() / "algopkg" / options.name
-    author.shell(settings, package, options.run_command, _say(options))
+    author.shell(Settings.load(), options.name, options.project, options.run_command, _say(options))
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import socket
 import sys
+import traceback
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from modelserve.errors import UserError
 from modelserve.serving import Algorithm
+
+HOST = "127.0.0.1"
 
 
 class Local:
@@ -25,17 +31,17 @@ class Local:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; 404 for any path but the route and ``<route>/schema``."""
+        """Answer a request; 404 for any path that is neither the route nor below it."""
         path = scope["path"]
-        if path not in (self._route, f"{self._route}/schema"):
+        if path != self._route and not path.startswith(f"{self._route}/"):
             await Response(f"Only {self._route} is answered here.\n", 404)(scope, receive, send)
             return
         response = await self._algorithm(Request({**scope, "root_path": self._route}, receive))
         await response(scope, receive, send)
 
 
-def application(app: dict[str, Any], config: dict[str, Any], route: str) -> Local:
-    """Load an algorithm, and ask it the warm-up request.
+async def application(app: dict[str, Any], config: dict[str, Any], route: str) -> Local:
+    """Load an algorithm, and ask it the warm-up request, on the event loop it will answer on.
 
     Args:
         app: fields of :class:`modelserve.serving.AppArgs`.
@@ -46,21 +52,62 @@ def application(app: dict[str, Any], config: dict[str, Any], route: str) -> Loca
         Exception: whatever loading raises; RuntimeError for a warm-up that fails.
     """
     algorithm = Algorithm(app)
-    asyncio.run(algorithm.reconfigure(config))
+    await algorithm.reconfigure(config)
     return Local(algorithm, route)
 
 
-def main(argument: str) -> None:
-    question = json.loads(argument)
-    local = application(question["app"], question["config"], question["route"])
-    body = json.dumps(question["config"].get("warmup") or {}).replace("'", "'\\''")
-    method = question["app"]["methods"][0]
-    url = f"http://127.0.0.1:{question['port']}{question['route']}"
-    print(f"answering; try: curl -X {method} {url} -d '{body}'", flush=True)
+def listen(port: int) -> socket.socket:
+    """A socket that takes connections on 127.0.0.1.
+
+    Raises:
+        UserError: the port is taken, or not this user's to have.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "no such port"
+        raise UserError(f"port {port} cannot be had on {HOST} ({reason})", "Choose another with --port") from None
+    listener.listen()
+    return listener
+
+
+def question_line(method: str, url: str, params: dict[str, Any]) -> str:
+    """The command that asks a route, as a shell takes it."""
+    return shlex.join(["curl", "-X", method, url, "-d", json.dumps(params)])
+
+
+async def serve(question: dict[str, Any]) -> None:
+    """Load, then answer until a signal comes."""
     import uvicorn  # in every environment, from Ray; the tests' has none
 
-    uvicorn.run(local, host="127.0.0.1", port=question["port"], log_level="warning", lifespan="off")
+    # Had before the model is loaded: who has to wait for that should not hear of a taken port afterwards.
+    listener = listen(question["port"])
+    local = await application(question["app"], question["config"], question["route"])
+    server = uvicorn.Server(uvicorn.Config(local, log_level="warning", lifespan="off"))
+    url = f"http://{HOST}:{question['port']}{question['route']}"
+    line = question_line(question["app"]["methods"][0], url, question["config"].get("warmup") or {})
+    print(f"answering until Ctrl-C; try:\n{line}", flush=True)
+    await server.serve([listener])
+
+
+def main(argument: str) -> int:
+    """Serve what the argument says; 1 where it does not load, with its traceback and then one line."""
+    try:
+        asyncio.run(serve(json.loads(argument)))
+    except KeyboardInterrupt:
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()  # the author's own code
+        print(f"error: it did not load: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    raise SystemExit(main(sys.argv[1]))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +20,7 @@ from modelserve import author, conf, project, scaffold
 from modelserve.cli import main
 from modelserve.errors import UserError
 from modelserve.load import measure
-from modelserve.local import application
+from modelserve.local import Local, application, listen
 from modelserve.logs import Logs
 from modelserve.settings import Settings
 from modelserve.trial import try_once
@@ -140,29 +145,117 @@ def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
         author.trial(Settings(home=root), "Missing")
 
 
+async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}') -> tuple[int, bytes]:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+    await local(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
 def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> None:
     scaffold.make(root, "Face")
     tried = author.trial(Settings(home=root), "Face")
-    local = application(tried.app(), tried.config(), "/face")
 
-    async def ask(path: str, method: str = "POST") -> tuple[int, bytes]:
-        sent: list[Any] = []
+    async def serve() -> None:
+        local = await application(tried.app(), tried.config(), "/face")
+        status, body = await ask(local, "/face")
+        assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
+        assert (await ask(local, "/face/"))[0] == (await ask(local, "/face/more"))[0] == 200
+        assert json.loads((await ask(local, "/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
+        assert (await ask(local, "/face", "PUT"))[0] == 405
+        assert (await ask(local, "/faces"))[0] == 404
+        for body, expected in ((b"{", 400), (b"{}", 500)):
+            status, answer = await ask(local, "/face", body=body)
+            assert status == expected and json.loads(answer)["request_id"]
 
-        async def receive() -> Any:
-            return {"type": "http.request", "body": b'{"text": "aeb"}', "more_body": False}
+    asyncio.run(serve())
 
-        async def send(message: Any) -> None:
-            sent.append(message)
 
-        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
-        await local(scope, receive, send)
-        return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+def test_a_package_is_tried_with_its_section_s_batches_and_patience(root: Path, imports: None) -> None:
+    scaffold.make(root, "Face")
+    (root / "algopkg/Face/backend.py").write_text(
+        "import time\n\nimport modelserve\n\n\nclass Face(modelserve.AlgoBackend):\n"
+        "    def _model_inference_batch(self, items):\n"
+        "        time.sleep(max(item.get('nap', 0) for item in items))\n"
+        "        return [len(items)] * len(items)\n"
+    )
+    with (root / "conf.ini").open("a") as stream:
+        stream.write("batch_size = 3\nbatch_wait = 5\nrequest_timeout = 7\n")
+    tried = author.trial(Settings(home=root), "Face")
 
-    status, body = asyncio.run(ask("/face"))
-    assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
-    assert json.loads(asyncio.run(ask("/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
-    assert asyncio.run(ask("/face", "PUT"))[0] == 405
-    assert asyncio.run(ask("/faces"))[0] == 404
+    async def serve(config: dict[str, Any]) -> tuple[list[int], int]:
+        local = await application(tried.app(), {**config, "warmup": None}, "/face")
+        three = await asyncio.gather(*(ask(local, "/face", body=b"{}") for _ in range(3)))
+        slow = await ask(await application(tried.app(), {"request_timeout": 0.05}, "/face"), "/face")
+        return [json.loads(body)["result"] for _, body in three], slow[0]
+
+    assert tried.config()["request_timeout"] == 7
+    assert asyncio.run(serve(tried.config())) == ([3, 3, 3], 504)
+
+
+def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> None:
+    with pytest.raises(UserError, match=f"port {site.port} cannot be had .*--port"):
+        listen(site.port)
+    with pytest.raises(UserError, match="no such port"):
+        listen(70000)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="no uvicorn here; every environment has it")
+def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: int) -> None:
+    scaffold.make(root, "Face")
+    tried = author.trial(Settings(home=root), "Face")
+    question = {"app": tried.app(), "config": tried.config(), "port": closed_port, "route": "/face"}
+    command = [sys.executable, "-m", "modelserve.local", json.dumps(question)]
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith("answering")
+            line = shlex.split(process.stdout.readline())
+            assert line[0] == "curl"
+            request = urllib.request.Request(line[3], line[5].encode(), method=line[2])
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+                assert json.loads(response.read())["result"]["length"] == 12
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+SHELL = """
+import sys
+from pathlib import Path
+from modelserve import author
+from modelserve.env import Environment
+from modelserve.settings import Settings
+
+root = Path(sys.argv[1])
+author.environment_of = lambda *_: Environment("Face", root / "environment", "")  # one is built in the image alone
+author.shell(Settings(home=root), "Face", None, 'echo "$THREADS $PWD $PYTHONPATH $CONDA_PREFIX ${PATH%%:*}"', print)
+"""
+
+
+def test_a_shell_has_the_package_its_environment_and_its_section_s_variables(root: Path) -> None:
+    scaffold.make(root, "Face")
+    with (root / "conf.ini").open("a") as stream:
+        stream.write("env.THREADS = 2\n")
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", SHELL, root], env=variables, capture_output=True, text=True, check=True)
+    package, environment = root / "algopkg/Face", root / "environment"
+    assert run.stdout.split() == ["2", str(package), str(package), str(environment), f"{environment}/bin"]
+
+
+@pytest.mark.parametrize("name", ["..", "Missing", "Face/../Face"])
+def test_a_shell_is_opened_in_a_package_alone(root: Path, name: str) -> None:
+    scaffold.make(root, "Face")
+    with pytest.raises(UserError, match="there is no package"):
+        author.shell(Settings(home=root), name, None, "true", print)
 
 
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
