@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.errors import UserError
+from modelserve.load import MAX_CONNECTIONS, MAX_SECONDS
+from modelserve.logs import MAX_LINES
 from modelserve.settings import Settings
 
 Command = Callable[[str, Callable[[argparse.Namespace], Any], str], argparse.ArgumentParser]
@@ -25,6 +27,21 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
     return value
+
+
+def between(least: float, most: float, kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An option's type: a number, ``int`` or ``float``, within bounds."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+        return value
+
+    return number
 
 
 def register(command: Command) -> None:
@@ -48,18 +65,21 @@ def register(command: Command) -> None:
     serve = of_trial(
         "serve", _serve, "Answer a package's requests on this machine alone, until Ctrl-C; deploys nothing."
     )
-    serve.add_argument("--port", type=int, default=PORT, help=f"on 127.0.0.1 (default: {PORT})")
+    serve.add_argument("--port", type=between(1, 65535, int), default=PORT, help=f"on 127.0.0.1 (default: {PORT})")
     shell = of_package("shell", _shell, "Open a shell in a package's environment.")
     shell.add_argument("-c", dest="run_command", metavar="COMMAND", help="run this there instead")
     bench = command("bench", _bench, "Load a served algorithm for a bounded time, and say how much it answers.")
     bench.add_argument("name", help="the algorithm")
     bench.add_argument("--params", type=json_object, help="the request, as JSON (default: the section's warmup)")
-    bench.add_argument("--seconds", type=float, default=10, help="for how long, at most 300 (default: 10)")
-    bench.add_argument("--connections", type=int, default=8, help="that ask at once, at most 256 (default: 8)")
+    seconds, connections = between(0.1, MAX_SECONDS, float), between(1, MAX_CONNECTIONS, int)
+    bench.add_argument("--seconds", type=seconds, default=10, help="for how long, at most 300 (default: 10)")
+    bench.add_argument("--connections", type=connections, default=8, help="that ask at once, at most 256 (default: 8)")
     logs = command("logs", _logs, "Show what an algorithm's replicas logged, on all nodes.")
     logs.add_argument("name", help="the algorithm")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    logs.add_argument("--lines", type=int, default=50, metavar="N", help="of each replica (default: 50)")
+    logs.add_argument(
+        "--lines", type=between(1, MAX_LINES, int), default=50, metavar="N", help="of each replica (default: 50)"
+    )
     logs.add_argument("--request", default="", metavar="ID", help="only those of one request")
     logs.add_argument("--past", action="store_true", help="of replicas that are gone, too")
 

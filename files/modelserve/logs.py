@@ -15,6 +15,7 @@ from modelserve.settings import Settings
 POLL_S = 1.0
 # Fetched again at each look while following: more than is logged in between.
 FOLLOWED_LINES = 1000
+MAX_LINES = 100_000
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,6 +269,49 @@ def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> Non
     assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"HTTP 429"}
     nobody = measure(f"http://127.0.0.1:{closed_port}/echo", "POST", {}, 2, 0.2)
     assert set(nobody["failures"]) == {"ConnectionRefusedError"} and nobody["p50_ms"] is None
+
+
+def test_an_answer_that_says_it_failed_is_a_failure(site: Site) -> None:
+    site.answers["/echo"] = (200, b'{"status": 0, "info": "no model"}')
+    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"status 0"}
+    site.answers["/echo"] = (200, b'{"status": 1, "result": {"status": 0}}')
+    assert measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"] == {}
+
+
+INTERRUPTED = """
+import sys
+from modelserve.load import measure
+
+print("begun", flush=True)
+measure(sys.argv[1], "POST", {}, 4, 60)
+"""
+
+
+def test_a_load_that_is_interrupted_ends(site: Site) -> None:
+    site.answers["/echo"] = (200, b"{}")
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    command = [sys.executable, "-c", INTERRUPTED, f"{site.url}/echo"]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not site.asked:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) != 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["bench", "Face", "--seconds", bad] for bad in ("0", "-1", "301", "nan", "x")]
+    + [["bench", "Face", "--connections", bad] for bad in ("0", "257", "1.5")]
+    + [["logs", "Face", "--lines", "0"], ["serve", "Face", "--port", "70000"]],
+)
+def test_a_number_out_of_bounds_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and arguments[-2] in capsys.readouterr().err
 
 
 def serving(site: Site, **replicas: list[dict[str, Any] | str]) -> Settings:
