@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +22,21 @@ MAX_LINES = 100_000
 @dataclass(frozen=True)
 class Line:
     """A line a replica logged: its node, its id, and Serve's JSON document of it (``asctime``, ``levelname``,
-    ``message``, ``exc_text``, ...); a line that is no such document is a ``message`` alone."""
+    ``message``, ``exc_text``, ...); a line that is no such document is a ``message`` alone. ``when`` sorts: its time,
+    or that of the line before."""
 
     node: str
     replica: str
     content: dict[str, Any]
+    when: str = ""
 
     def text(self) -> str:
         """The line for people: time, level, node, replica, message, and a traceback below."""
         content = self.content
         when, level = content.get("asctime", "")[11:19], content.get("levelname", "")
         request = f" [{content['request_id']}]" if content.get("request_id") else ""
-        lines = [content.get("message", ""), *filter(None, [content.get("exc_text")])]
+        # What Python prints has its line end in the message.
+        lines = [text.rstrip("\n") for text in (content["message"], content.get("exc_text")) if text]
         head = " ".join(filter(None, [when, level, self.node, self.replica]))
         return f"{head}{request}: " + "\n".join(lines)
 
@@ -44,8 +48,10 @@ class Logs:
         """``past``: replicas that are no more count too.
 
         Raises:
-            UserError: no such algorithm is served.
+            UserError: no such algorithm is served; with ``past``, the name can be none.
         """
+        if not name.isidentifier():
+            raise UserError(f"'{name}' cannot name an algorithm", "See 'modelserve status'")
         self._ray = RayAPI(settings)
         self._name = name
         self._past = past
@@ -54,41 +60,49 @@ class Logs:
             raise UserError(f"{name} is not served; what is: {', '.join(sorted(served)) or 'nothing'}")
 
     def last(self, lines: int, request: str = "") -> list[Line]:
-        """The last ``lines`` lines of each replica in the order of time; with ``request``, those with that id."""
-        found = [line for _, line in self._read(lines)]
-        found = [line for line in found if not request or request in json.dumps(line.content)]
-        return sorted(found, key=lambda line: line.content.get("asctime", ""))
+        """The last ``lines`` lines of each replica in the order of time; with ``request``, those that have that id,
+        however far back.
+
+        Raises:
+            UserError: replicas that are gone were asked for too, and no log of any is left.
+        """
+        logs = self._read(MAX_LINES if request else lines)
+        if self._past and not logs:
+            raise UserError(f"no node has a log of {self._name}", "See 'modelserve status' for what is served")
+        return _in_order(_last(raws, lines, request) for raws in logs.items())
 
     def follow(self, lines: int, request: str = "") -> Iterator[Line]:
         """The last lines, and then each new one until the caller has enough; replicas that come are followed too."""
-        seen: set[str] = set()
+        known: dict[_Log, list[str]] = {}
         first = True
         while True:
-            # At first the last few are shown; what is older counts as seen.
-            new = [(raw, line) for raw, line in self._read(FOLLOWED_LINES) if raw not in seen]
-            seen |= {raw for raw, _ in new}
-            ordered = sorted((line for _, line in new), key=lambda line: line.content.get("asctime", ""))
-            for line in ordered[-lines:] if first else ordered:
-                if not request or request in json.dumps(line.content):
-                    yield line
+            new = []
+            for log, raws in self._read(FOLLOWED_LINES).items():
+                added = _added(known.get(log, []), raws)
+                known[log] = raws or known.get(log, [])  # nothing was read: its node may just be slow
+                new.append(_last((log, added), lines if first else len(added), request))
+            yield from _in_order(new)
             first = False
             time.sleep(POLL_S)
 
-    def _read(self, lines: int) -> Iterator[tuple[str, Line]]:
+    def _read(self, lines: int) -> dict[_Log, list[str]]:
+        """The last lines of each log."""
         names = {node["node_id"]: node["name"] for node in self._ray.nodes()}
+        logs = {}
         for node_id, file in self._files(names):
-            if node_id in names:
-                replica = file.rpartition("_")[2].removesuffix(".log")
-                for number, raw in enumerate(self._ray.log_lines(node_id, file, lines)):
-                    content = _content(raw)
-                    # Only documents with a time are sure to differ from each other.
-                    key = raw if "asctime" in content else f"{number} {raw}"
-                    yield f"{replica} {key}", Line(names[node_id], replica, content)
+            found = re.search(r"_([^_/]+)\.log", file)
+            if node_id in names and found:
+                log = _Log(names[node_id], found[1], file)
+                logs[log] = self._ray.log_lines(node_id, file, lines)
+        return logs
 
     def _files(self, nodes: dict[str, str]) -> list[tuple[str, str]]:
         if self._past:
-            pattern = f"*replica_{self._name}_*.log"
-            return [(node, file) for node in nodes for file in self._ray.log_files(node, pattern)]
+            # Ray's '*' ends at a '/', and takes in a name that goes on after this one; the older part of a log that
+            # grew too large has a number at its end.
+            own = re.compile(rf"serve/replica_{self._name}_{self._name}_[^_/]+\.log(\.\d+)?")
+            pattern = f"serve/replica_{self._name}_{self._name}_*.log*"
+            return [(n, file) for n in nodes for file in self._ray.log_files(n, pattern) if own.fullmatch(file)]
         deployments = self._ray.serve_details()["applications"].get(self._name, {}).get("deployments", {}).values()
         return [
             (replica["node_id"], replica["log_file_path"].lstrip("/"))
@@ -98,9 +112,41 @@ class Logs:
         ]
 
 
+@dataclass(frozen=True)
+class _Log:
+    node: str
+    replica: str
+    file: str
+
+
+def _added(known: list[str], raws: list[str]) -> list[str]:
+    """What the end of a file has now and had not when ``known`` was its end."""
+    for same in range(min(len(known), len(raws)), -1, -1):
+        if known[len(known) - same :] == raws[:same]:
+            return raws[same:]
+    return raws
+
+
+def _last(log: tuple[_Log, list[str]], lines: int, request: str) -> list[Line]:
+    """The last of a log's lines, those that have a request's id where one is given."""
+    (where, raws), when, found = log, "", []
+    for raw in raws:
+        content = _content(raw)
+        when = content.get("asctime") or when
+        if not request or request in raw:
+            found.append(Line(where.node, where.replica, content, when))
+    return found[-lines:] if lines else []
+
+
+def _in_order(logs: Iterable[list[Line]]) -> list[Line]:
+    return sorted((line for lines in logs for line in lines), key=lambda line: line.when)
+
+
 def _content(raw: str) -> dict[str, Any]:
     try:
         content = json.loads(raw)
     except ValueError:
         return {"message": raw}
-    return content if isinstance(content, dict) else {"message": raw}
+    # What an algorithm writes past Serve's logger may be JSON of its own.
+    ours = isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("asctime", "message"))
+    return content if ours else {"message": raw}

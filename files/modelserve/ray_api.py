@@ -54,12 +54,23 @@ class RayAPI:
         return {node: {kind: used for kind, (used, _) in kinds.items()} for node, kinds in report.items()}
 
     def log_lines(self, node_id: str, file: str, lines: int) -> list[str]:
-        """The last lines of a log file on a node, its name being relative to Ray's directory of logs."""
+        """The last lines of a log file on a node, its name being relative to Ray's directory of logs.
+
+        None of a file that is not there (a replica that just starts has none) or whose node is going.
+        """
         query = urllib.parse.urlencode({"node_id": node_id, "filename": file, "lines": lines})
-        return self._request("GET", f"/api/v0/logs/file?{query}").decode(errors="replace").splitlines()
+        try:
+            text = self._request("GET", f"/api/v0/logs/file?{query}")
+        except UserError as error:
+            # Ray answers 500 to all that goes wrong here; its words alone tell.
+            if any(words in str(error) for words in ("A file is not found", f"Agent for node id: {node_id}")):
+                return []
+            raise
+        # Not splitlines: it splits at characters that JSON leaves as they are within a line.
+        return [line for line in text.decode(errors="replace").split("\n") if line]
 
     def log_files(self, node_id: str, pattern: str) -> list[str]:
-        """The log files of a node that fit a pattern (``*`` stands for anything)."""
+        """The log files of a node that fit a pattern (``*`` stands for anything but ``/``)."""
         query = urllib.parse.urlencode({"node_id": node_id, "glob": pattern})
         answer = json.loads(self._request("GET", f"/api/v0/logs?{query}"))
         return sorted(file for files in answer["data"]["result"].values() for file in files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -11,18 +12,19 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelserve import author, conf, project, scaffold
+from modelserve import author, conf, logs, project, scaffold
 from modelserve.cli import main
 from modelserve.errors import UserError
 from modelserve.load import measure
 from modelserve.local import Local, application, listen
-from modelserve.logs import Logs
+from modelserve.logs import MAX_LINES, Line, Logs
 from modelserve.settings import Settings
 from modelserve.trial import try_once
 
@@ -314,8 +316,8 @@ def test_a_number_out_of_bounds_is_refused(arguments: list[str], capsys: pytest.
     assert caught.value.code == 2 and arguments[-2] in capsys.readouterr().err
 
 
-def serving(site: Site, **replicas: list[dict[str, Any] | str]) -> Settings:
-    """Have the site answer as Ray's dashboard: replicas on two nodes in turn, each with its log."""
+def serving(site: Site, **replicas: list[dict[str, Any] | str] | None) -> Settings:
+    """Have the site answer as Ray's dashboard: replicas on two nodes in turn, each with its log; None has none yet."""
     nodes = [
         {"node_id": str(n), "node_ip": f"10.0.0.{n}", "is_head_node": n == 0, "labels": {"modelserve.node": name}}
         for n, name in enumerate(("head", "worker_1"))
@@ -325,39 +327,106 @@ def serving(site: Site, **replicas: list[dict[str, Any] | str]) -> Settings:
     for number, (replica, lines) in enumerate(replicas.items()):
         file = f"serve/replica_Echo_Echo_{replica}.log"
         shown.append({"replica_id": replica, "node_id": str(number % 2), "log_file_path": f"/{file}"})
-        text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-        for count in (2, 1000):
-            query = f"node_id={number % 2}&filename=serve%2Freplica_Echo_Echo_{replica}.log&lines={count}"
-            site.answers[f"/api/v0/logs/file?{query}"] = (200, text.encode())
+        log(site, str(number % 2), file, lines)
     document = {"applications": {"Echo": {"deployments": {"Echo": {"replicas": shown}}}}}
     site.answers["/api/serve/applications/"] = (200, json.dumps(document).encode())
     return Settings(home=Path("/nonexistent"), dashboard_url=site.url)
+
+
+def log(site: Site, node: str, file: str, lines: list[dict[str, Any] | str] | None) -> None:
+    text = "".join(
+        f"{line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)}\n" for line in lines or ()
+    )
+    for count in (2, 1000, MAX_LINES):
+        query = urllib.parse.urlencode({"node_id": node, "filename": file, "lines": count})
+        end = "".join(text.splitlines(keepends=True)[-count:]) if text.isascii() else text
+        missing = (500, f"A file is not found at: /tmp/ray/{file}".encode())
+        site.answers[f"/api/v0/logs/file?{query}"] = missing if lines is None else (200, end.encode())
+
+
+def listed(site: Site, name: str, *files: str) -> None:
+    """Have each node list those of its files that fit what is asked for, as pathlib fits them."""
+    pattern = f"serve/replica_{name}_{name}_*.log*"
+    fitting = [file for file in files if PurePath(file).match(pattern)]
+    for node, there in (("0", fitting), ("1", [])):
+        query = urllib.parse.urlencode({"node_id": node, "glob": pattern})
+        answer = {"data": {"result": {"internal": there} if there else {}}}
+        site.answers[f"/api/v0/logs?{query}"] = (200, json.dumps(answer).encode())
 
 
 def logged(second: int, message: str, **more: str) -> dict[str, Any]:
     return {"asctime": f"2026-01-02 03:04:{second:02},000", "levelname": "INFO", "message": message, **more}
 
 
+def messages(lines: Iterable[Line]) -> list[str]:
+    return [line.content["message"] for line in lines]
+
+
 def test_logs_come_from_all_nodes_in_the_order_of_time(site: Site) -> None:
     settings = serving(
         site,
         abc=[logged(1, "loaded"), logged(5, "failed", exc_text="Traceback\nKeyError: 'x'", request_id="r7")],
-        xyz=[logged(3, "loaded"), "no document"],
+        xyz=[logged(3, "printed\n"), "no document"],
     )
     lines = Logs(settings, "Echo").last(2)
-    assert [line.content["message"] for line in lines] == ["no document", "loaded", "loaded", "failed"]
-    assert [(line.node, line.replica) for line in lines[1:]] == [("head", "abc"), ("worker_1", "xyz"), ("head", "abc")]
+    assert messages(lines) == ["loaded", "printed\n", "no document", "failed"]
+    assert [(line.node, line.replica) for line in lines[:2]] == [("head", "abc"), ("worker_1", "xyz")]
+    assert lines[1].text() == "03:04:03 INFO worker_1 xyz: printed"
     assert lines[3].text() == "03:04:05 INFO head abc [r7]: failed\nTraceback\nKeyError: 'x'"
-    assert [line.content["message"] for line in Logs(settings, "Echo").last(2, "r7")] == ["failed"]
 
 
-def test_following_shows_each_new_line_once(site: Site) -> None:
-    lines = [logged(second, f"message {second}") for second in range(3)]
+def test_a_request_is_found_however_far_back(site: Site) -> None:
+    first = logged(1, "failed", request_id="r7")
+    settings = serving(site, abc=[first, *(logged(second, "noise") for second in range(2, 60))])
+    assert messages(Logs(settings, "Echo").last(2, "r7")) == ["failed"]
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', '{"message": 5}', '{"asctime": 1, "message": "x"}', "[1]", "7"])
+def test_json_that_is_not_serve_s_is_shown_as_it_is(site: Site, line: str) -> None:
+    (shown,) = Logs(serving(site, abc=[line]), "Echo").last(2)
+    assert line in shown.text()
+
+
+def test_a_line_has_its_end_where_serve_ended_it(site: Site) -> None:
+    message = "one\u2028line\x85still"
+    assert messages(Logs(serving(site, abc=[logged(1, message)]), "Echo").last(2)) == [message]
+
+
+def test_a_replica_without_a_log_yet_hides_no_other(site: Site) -> None:
+    assert messages(Logs(serving(site, abc=None, xyz=[logged(1, "loaded")]), "Echo").last(2)) == ["loaded"]
+    site.answers.update({path: (500, b"on fire") for path in site.answers if path.startswith("/api/v0/logs/file")})
+    with pytest.raises(UserError, match="on fire"):
+        Logs(Settings(home=Path("/nonexistent"), dashboard_url=site.url), "Echo").last(2)
+
+
+def test_following_shows_each_new_line_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "POLL_S", 0.01)
+    lines: list[dict[str, Any] | str] = [logged(second, f"message {second}") for second in range(3)]
     settings = serving(site, abc=lines)
     followed = Logs(settings, "Echo").follow(2)
-    assert [next(followed).content["message"] for _ in range(2)] == ["message 1", "message 2"]
-    serving(site, abc=[*lines, logged(4, "message 4")])
-    assert next(followed).content["message"] == "message 4"
+    assert messages(itertools.islice(followed, 2)) == ["message 1", "message 2"]
+    serving(site, abc=[*lines, logged(4, "again"), logged(4, "again"), "bare", "bare"], new=None)
+    assert messages(itertools.islice(followed, 4)) == ["again", "again", "bare", "bare"]
+    # The first is out of what is read, a second replica has come, and the first one's log cannot be read for once.
+    serving(site, abc=None, new=[logged(5, "new")])
+    assert messages(itertools.islice(followed, 1)) == ["new"]
+    serving(site, abc=[*lines[1:], logged(4, "again"), logged(4, "again"), "bare", "bare", "bare"])
+    assert messages(itertools.islice(followed, 1)) == ["bare"]
+
+
+def test_replicas_that_are_gone_are_found_by_their_logs(site: Site) -> None:
+    old, older, other = (f"serve/replica_Echo_Echo_{rest}" for rest in ("old.log", "old.log.1", "Two_abc.log"))
+    settings = serving(site)
+    listed(site, "Echo", old, older, other, "serve/replica_Echo_Two_Echo_Two_abc.log", "serve/controller_1.log")
+    log(site, "0", old, [logged(2, "later")])
+    log(site, "0", older, [logged(1, "earlier")])
+    lines = Logs(settings, "Echo", past=True).last(2)
+    assert messages(lines) == ["earlier", "later"] and {line.replica for line in lines} == {"old"}
+    listed(site, "Face")
+    with pytest.raises(UserError, match="no node has a log of Face"):
+        Logs(settings, "Face", past=True).last(2)
+    with pytest.raises(UserError, match="cannot name"):
+        Logs(settings, "../*", past=True)
 
 
 def test_logs_of_what_is_not_served_name_what_is(site: Site) -> None:
