@@ -100,14 +100,17 @@ def environment_of(settings: Settings, package: Path, progress: Callable[[str], 
     return environment
 
 
-def serve(settings: Settings, tried: Trial, port: int, progress: Callable[[str], None]) -> NoReturn:
-    """Become a server of the package alone, on 127.0.0.1, in its own environment.
+def serve(
+    settings: Settings, tried: Trial, port: int, progress: Callable[[str], None], as_json: bool = False
+) -> NoReturn:
+    """Become a server of the package alone, on 127.0.0.1, in its own environment; ``as_json``: it says so as JSON.
 
     Raises:
         UserError: the environment cannot be built.
     """
     environment = environment_of(settings, tried.package, progress)
-    question = {"app": tried.app(), "config": tried.config(), "port": port, "route": f"/{tried.section.route}"}
+    where = {"port": port, "route": f"/{tried.section.route}", "json": as_json}
+    question = {"app": tried.app(), "config": tried.config(), **where}
     python = str(environment.path / "bin" / "python")
     variables = {**os.environ, **tried.section.env}
     os.execve(python, [python, "-m", "modelserve.local", json.dumps(question)], variables)

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who reads the output has enough, as `head` does; Python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:

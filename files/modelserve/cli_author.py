@@ -119,7 +119,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     settings = Settings.load()
     tried = author.trial(settings, options.name, options.project, backend=options.backend, model=options.model)
-    author.serve(settings, tried, options.port, _say(options))
+    author.serve(settings, tried, options.port, _say(options), options.json)
 
 
 def _shell(options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Answers one algorithm's requests on this machine alone, without Ray: run by the algorithm's own Python.
 
-python -m modelserve.local '{"app": {...AppArgs...}, "config": {...}, "port": 8001, "route": "/echo"}'
+python -m modelserve.local '{"app": {...AppArgs...}, "config": {...}, "port": 8001, "route": "/echo", "json": false}'
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from modelserve.errors import UserError
+from modelserve.errors import Problem, UserError
 from modelserve.serving import Algorithm
 
 HOST = "127.0.0.1"
@@ -89,24 +89,28 @@ async def serve(question: dict[str, Any]) -> None:
     server = uvicorn.Server(uvicorn.Config(local, log_level="warning", lifespan="off"))
     url = f"http://{HOST}:{question['port']}{question['route']}"
     line = question_line(question["app"]["methods"][0], url, question["config"].get("warmup") or {})
-    print(f"answering until Ctrl-C; try:\n{line}", flush=True)
+    ready = json.dumps({"ok": True, "url": url, "try": line})
+    print(ready if question.get("json") else f"answering until Ctrl-C; try:\n{line}", flush=True)
     await server.serve([listener])
 
 
 def main(argument: str) -> int:
-    """Serve what the argument says; 1 where it does not load, with its traceback and then one line."""
+    """Serve what the argument says; 1 where that cannot be, told in one line, after the traceback of what loads."""
+    question = json.loads(argument)
     try:
-        asyncio.run(serve(json.loads(argument)))
+        asyncio.run(serve(question))
+        return 0
     except KeyboardInterrupt:
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        problem = error.problems[0]
     except Exception as error:
         traceback.print_exc()  # the author's own code
-        print(f"error: it did not load: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+        problem = Problem(f"{question['app']['name']} did not load: {type(error).__name__}: {error}")
+    if question.get("json"):
+        print(json.dumps({"ok": False, "problems": [problem.as_dict()]}))
+    print(f"error: {problem}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -229,6 +229,10 @@ def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: 
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+    failing = json.dumps({**question, "app": {**tried.app(), "backend": "Missing"}, "json": True})
+    run = subprocess.run([*command[:-1], failing], env=variables, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("error: Face did not load")
+    assert json.loads(run.stdout)["ok"] is False
 
 
 SHELL = """
@@ -434,8 +438,30 @@ def test_logs_of_what_is_not_served_name_what_is(site: Site) -> None:
         Logs(serving(site, abc=[]), "Face")
 
 
-def test_the_wrapper_makes_a_package_in_this_project(root: Path) -> None:
-    script = Path(__file__).resolve().parents[2] / "scripts" / "modelserve"
-    run = subprocess.run([script, "new", "Face", "--project", root], capture_output=True, text=True, check=False)
+def test_an_output_that_is_read_no_further_is_no_traceback(site: Site, tmp_path: Path) -> None:
+    settings = serving(site, abc=[logged(1, "x" * 200)] * 1000)
+    (tmp_path / "settings.json").write_text(json.dumps({"dashboard_url": settings.dashboard_url}))
+    variables = {"PYTHONPATH": str(Path(scaffold.__file__).parents[1]), "MODELSERVE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "modelserve", "logs", "Echo", "--lines", "1000"]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(100)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 141
+
+
+WRAPPER = Path(__file__).resolve().parents[2] / "scripts" / "modelserve"
+
+
+@pytest.mark.parametrize("option", [["--project", "{}"], ["--project={}"]])
+def test_the_wrapper_makes_a_package_in_this_project(root: Path, option: list[str]) -> None:
+    project = [word.format(root) for word in option]
+    run = subprocess.run([WRAPPER, "new", "Face", *project], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert (root / "algopkg/Face/backend.py").is_file()
+
+
+def test_the_wrapper_tries_packages_of_its_own_project_alone(root: Path) -> None:
+    run = subprocess.run([WRAPPER, "test", "Face", "--project", root], capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and run.stderr.startswith("error: --project")
