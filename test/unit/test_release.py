@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from modelserve.errors import UserError
 from modelserve.release import Releases, Target
+from modelserve.routes import Served, Share
+
+SERVED = Served(port=666, routes={"face": (Share(name="A", prefix="/A", weight=90), Share(name="B", prefix="/B"))})
 
 
 def target(conf: str = "", package: str = "/store/pkg/Echo-1") -> Target:
     application = {"name": "Echo", "args": {"package": package}}
-    return Target(conf, 666, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
+    return Target(conf, SERVED, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
 
 
 def test_before_the_first_there_is_none(tmp_path: Path) -> None:
@@ -33,6 +37,19 @@ def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.Mo
     assert release.target == target("[MODEL SERVE]\n")
     assert release.target.applications["Echo"]["args"] == {"package": "/store/pkg/Echo-1"}
     assert release.serves(target("another comment")) and not release.serves(target(package="/store/pkg/Echo-2"))
+
+
+def test_a_release_of_before_the_gateway_had_the_routes_is_read(tmp_path: Path) -> None:
+    releases = Releases(tmp_path, keep=3)
+    file = tmp_path / f"{releases.record(target())}.json"
+    document = json.loads(file.read_text())
+    del document["served"]
+    document["port"] = 667
+    document["serve"]["applications"][0]["route_prefix"] = "/a/b"
+    file.write_text(json.dumps(document))
+    latest = releases.latest()
+    assert latest is not None
+    assert latest.target.served == Served(port=667, routes={"a/b": (Share(name="Echo", prefix="/a/b"),)})
 
 
 def test_the_release_to_return_to_is_the_one_before_the_last(tmp_path: Path) -> None:
