@@ -14,15 +14,13 @@ from jinja2 import Environment, StrictUndefined
 from pydantic import ValidationError
 
 from modelserve.errors import Problem, UserError
-from modelserve.routes import Served, Share
+from modelserve.routes import ALGORITHM_HEADER, Served, Share
 from modelserve.settings import Settings
 from modelserve.store import write_atomically
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
 HEALTH_PATH = "/healthz"
 SERVED = "served.json"
-# Names the algorithm that answers: in a request to pick one of those that share a route, in every answer.
-ALGORITHM_HEADER = "X-Modelserve-Algorithm"
 # Where the catalog listens: /docs and /readyz.
 CATALOG_ADDRESS = "127.0.0.1:6392"
 

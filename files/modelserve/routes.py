@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from modelserve.conf import Section
 
+# Names the algorithm: in a request to pick one of those that share a route, in every answer to tell who gave it.
+ALGORITHM_HEADER = "X-Modelserve-Algorithm"
 WHOLE = 100  # what a section without a weight fills up to
 
 
@@ -85,6 +87,11 @@ class Mistake(NamedTuple):
 def prefix_of(name: str) -> str:
     """Where Serve answers an algorithm: ASCII, whatever letters its name has."""
     return f"/{name}" if name.isascii() else f"/xn--{name.encode('punycode').decode()}"
+
+
+def picking(name: str) -> dict[str, str]:
+    """The header of a request that none but this algorithm shall answer."""
+    return {ALGORITHM_HEADER: prefix_of(name).lstrip("/")}
 
 
 def routes_of(sections: Iterable[Section]) -> Routes:
