@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modelserve import __version__, cli_author
+from modelserve import __version__, cli_author, cli_keys
 from modelserve.cli_author import json_object
 from modelserve.errors import UserError
 from modelserve.settings import Settings
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("name", help="the worker's name in the inventory")
     command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
     cli_author.register(command)
+    cli_keys.register(command)
     models = command("models", _models, "Fetch and verify what Model_ZOO/models.yml describes.")
     models.add_argument("directory", type=Path)
 

@@ -142,7 +142,7 @@ def _bench(options: argparse.Namespace) -> int:
     params = options.params if options.params is not None else section.warmup
     if params is None:
         raise UserError(f"[algopkg.{options.name}] has no warmup to ask", "Give --params")
-    mine = picking(options.name)
+    mine = {**picking(options.name), **controller.gateway.headers()}
     result = measure(row["url"], section.method[0], params, options.connections, options.seconds, mine)
     if options.json:
         print(json.dumps({"ok": not result["failures"], **result}))

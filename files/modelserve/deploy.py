@@ -151,6 +151,11 @@ class Controller:
             return Applied(plan, done, bool(plan), time.monotonic() - started, number)
 
     @property
+    def gateway(self) -> Gateway:
+        """The gateway, as the controller asks it."""
+        return self._gateway
+
+    @property
     def releases(self) -> Releases:
         """The releases that are kept."""
         return self._releases

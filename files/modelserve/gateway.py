@@ -6,14 +6,16 @@ import os
 import socket
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from pydantic import ValidationError
 
+from modelserve import certificates, hashing
+from modelserve.asking import opener_here
 from modelserve.errors import Problem, UserError
+from modelserve.keys import Keys, table
 from modelserve.routes import ALGORITHM_HEADER, Served, Share
 from modelserve.settings import Settings
 from modelserve.store import write_atomically
@@ -23,6 +25,12 @@ HEALTH_PATH = "/healthz"
 SERVED = "served.json"
 # Where the catalog listens: /docs and /readyz.
 CATALOG_ADDRESS = "127.0.0.1:6392"
+
+
+class Written(Served):
+    """What ``served.json`` holds: what is answered, and where, as seen from the gateway's own host."""
+
+    url: str
 
 
 class Gateway:
@@ -38,13 +46,18 @@ class Gateway:
 
     def served(self) -> Served | None:
         """What the present configuration answers; None where there is no configuration."""
-        return read_served(self._served)
+        written = read_served(self._served)
+        return None if written is None else Served(port=written.port, routes=written.routes)
 
     def url(self) -> str:
         """Where the gateway answers, as seen from its own host; ``http://127.0.0.1:666``, say."""
-        served = self.served()
-        address = _reachable(self._settings.gateway_bind[0])
-        return f"http://{f'[{address}]' if ':' in address else address}:{served.port if served else None}"
+        # The gateway's container has no settings, only its own directory.
+        written = read_served(self._served)
+        return written.url if written else ""
+
+    def headers(self) -> dict[str, str]:
+        """What a request of the controller's own needs to be let in."""
+        return {"X-API-Key": Keys(self._settings.home).own()} if self._settings.gateway_keys else {}
 
     def configure(self, wanted: Served) -> bool:
         """Write the configuration and have a running gateway load it; no connection is lost.
@@ -60,20 +73,31 @@ class Gateway:
         """
         self._refuse_taken(wanted.port)
         settings = self._settings
-        text = render(wanted, settings.gateway_bind, settings.ingresses, settings.retry_unanswered)
+        tls = clients = None
+        if settings.gateway_tls:
+            tls = self._keep("tls", certificates.ensure(settings.home / "secrets", settings.gateway_names), ".pem")
+        if settings.gateway_keys:
+            keys = Keys(settings.home)
+            clients = self._keep("clients", table(keys.all(), keys.own()), ".map")
+        text = render(wanted, settings, tls, clients)
         old = self._config.read_text() if self._config.exists() else None
         if text != old:
-            write_atomically(self._config, text)
+            write_atomically(self._config, text, 0o600)
             try:
                 self._reload()
             except UserError:
                 if old is None:
                     self._config.unlink()
                 else:
-                    write_atomically(self._config, old)
+                    write_atomically(self._config, old, 0o600)
                 raise
-        if wanted != self.served():
-            write_atomically(self._served, wanted.model_dump_json(indent=1) + "\n")
+            self._drop_others(tls, clients)
+        if text != old or wanted != self.served():
+            address = _reachable(settings.gateway_bind[0])
+            scheme = "https" if settings.gateway_tls else "http"
+            url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{wanted.port}"
+            written = Written(url=url, **wanted.model_dump())
+            write_atomically(self._served, written.model_dump_json(indent=1) + "\n")
         return text != old
 
     def refresh(self) -> bool:
@@ -108,12 +132,23 @@ class Gateway:
         self._require_configuration()
         url = self.url() + HEALTH_PATH
         try:
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            opener.open(url, timeout=5).close()
+            opener_here().open(url, timeout=5).close()
         except urllib.error.HTTPError as error:
             raise UserError(f"the gateway answers {error.code}: it reaches no Serve ingress") from None
         except OSError as error:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
+
+    def _keep(self, name: str, text: str, suffix: str) -> Path:
+        """Write a file that the configuration refers to, named by its content: the old configuration keeps the old."""
+        file = self._directory / f"{name}-{hashing.of_value(text)}{suffix}"
+        if not file.exists():
+            write_atomically(file, text, 0o600)
+        return file
+
+    def _drop_others(self, *kept: Path | None) -> None:
+        for pattern in ("tls-*.pem", "clients-*.map"):
+            for file in set(self._directory.glob(pattern)) - set(kept):
+                file.unlink()
 
     def _require_configuration(self) -> None:
         if self.served() is None or not self._config.exists():
@@ -155,14 +190,14 @@ def _reachable(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
-def read_served(file: Path) -> Served | None:
+def read_served(file: Path) -> Written | None:
     """What a gateway was told to answer, from its ``served.json``; None where it was told nothing yet.
 
     Raises:
         UserError: the file is not what the controller writes.
     """
     try:
-        return Served.model_validate_json(file.read_bytes())
+        return Written.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -170,14 +205,14 @@ def read_served(file: Path) -> Served | None:
         raise UserError(Problem(f"is damaged: {error.errors()[0]['msg']}", fix, str(file))) from None
 
 
-def render(served: Served, bind: Sequence[str], servers: Sequence[str], retry_unanswered: bool = True) -> str:
+def render(served: Served, settings: Settings, tls: Path | None = None, clients: Path | None = None) -> str:
     """HAProxy's configuration.
 
     Args:
         served: the port clients call, and what answers the routes.
-        bind: addresses to listen on.
-        servers: ``host:port`` of the Serve ingresses.
-        retry_unanswered: whether a request goes to another ingress when one dies before it answered.
+        settings: what is asked of clients, where the Serve ingresses are.
+        tls: certificate and key, where the gateway speaks HTTPS.
+        clients: who may ask what (:func:`modelserve.keys.table`), where clients need a key.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -187,9 +222,9 @@ def render(served: Served, bind: Sequence[str], servers: Sequence[str], retry_un
     routes = [_Route(route, shares) for route, shares in sorted(served.routes.items(), key=lambda item: len(item[0]))]
     return template.render(
         port=served.port,
-        bind=bind,
-        servers=servers,
-        retry_unanswered=retry_unanswered,
+        settings=settings,
+        tls=tls,
+        clients=clients,
         health_path=HEALTH_PATH,
         catalog=CATALOG_ADDRESS,
         routes=routes,

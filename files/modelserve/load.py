@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from modelserve.asking import context_here
+
 TIMEOUT_S = 60
 MAX_SECONDS = 300
 MAX_CONNECTIONS = 256
@@ -53,7 +55,7 @@ def measure(
     stopped = threading.Event()
 
     def ask_on() -> None:
-        connection = http.client.HTTPConnection(target.hostname or "", target.port or 80, timeout=TIMEOUT_S)
+        connection = _connection(target)
         while (begun := time.perf_counter()) < until and not stopped.is_set():
             try:
                 connection.request(method, target.path, body, headers)
@@ -111,3 +113,11 @@ def _percentile(ordered: list[float], share: int) -> float | None:
     if not ordered:
         return None
     return round(ordered[math.ceil(len(ordered) * share / 100) - 1] * 1000, 2)
+
+
+def _connection(target: urllib.parse.SplitResult) -> http.client.HTTPConnection:
+    host = target.hostname or ""
+    if target.scheme == "https":
+        context = context_here()
+        return http.client.HTTPSConnection(host, target.port or 443, timeout=TIMEOUT_S, context=context)
+    return http.client.HTTPConnection(host, target.port or 80, timeout=TIMEOUT_S)

@@ -25,6 +25,13 @@ class Settings(BaseModel):
         watch_s: seconds new replicas must run before they are believed: what crashes after its start shows then.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
+        gateway_tls: whether the gateway speaks HTTPS.
+        gateway_names: host names and addresses that clients call, for its certificate.
+        gateway_keys: whether clients need a key.
+        key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
+        key_at_once: requests at the same time, likewise.
+        max_body: the longest request body, in bytes.
+        access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
         workers: addresses of the workers by name, from ``workers.json``, which Ansible writes when workers come and go.
     """
@@ -42,6 +49,13 @@ class Settings(BaseModel):
     watch_s: float = 5
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
+    gateway_tls: bool = False
+    gateway_names: tuple[str, ...] = ()
+    gateway_keys: bool = False
+    key_rate: int = 0
+    key_at_once: int = 0
+    max_body: int = 64 * 2**20
+    access_log: bool = False
     retry_unanswered: bool = True
     workers: dict[str, str] = {}
 

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from modelserve.keys import Key
 from modelserve.plan import SIGNS, Difference, Plan
 from modelserve.release import Release
 from modelserve.routes import WHOLE
@@ -95,6 +96,18 @@ def nodes_table(rows: list[dict[str, Any]]) -> str:
         if row["state"] == "AWAY"
     ]
     return "\n".join([*_lines(table), *away])
+
+
+def keys_table(keys: list[Key], of_inventory: set[str]) -> str:
+    """The keys: whose they are, and what they are for."""
+    if not keys:
+        return "there is no key yet: modelserve keys add NAME"
+    table = Table("client", "algorithms", "requests/s", "at once", "from", box=box.SIMPLE_HEAD)
+    for key in keys:
+        limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.at_once)]
+        source = "inventory" if key.client in of_inventory else key.created.partition("T")[0]
+        table.add_row(key.client, ", ".join(key.algorithms) or "all", *limits, source)
+    return "\n".join(_lines(table))
 
 
 def _lines(table: Table) -> list[str]:

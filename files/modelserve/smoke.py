@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from modelserve.asking import opener_here
 from modelserve.conf import Section
 from modelserve.deploy import Controller
 from modelserve.routes import picking
@@ -33,19 +34,18 @@ def ask_all(controller: Controller) -> list[dict[str, Any]]:
             row["ok"] = state["status"] == "RUNNING"
             row["text"] = f"is {state['status']}; no question asked: its section has no 'warmup'"
         else:
-            row["ok"], row["text"] = _ask(state["url"], section)
+            row["ok"], row["text"] = _ask(state["url"], section, controller.gateway.headers())
         rows.append(row)
     return rows
 
 
-def _ask(url: str, section: Section) -> tuple[bool, str]:
+def _ask(url: str, section: Section, own: dict[str, str]) -> tuple[bool, str]:
     body, method = json.dumps(section.warmup), section.method[0]
-    headers = {"Content-Type": "application/json", **picking(section.name)}
+    headers = {"Content-Type": "application/json", **picking(section.name), **own}
     request = urllib.request.Request(url, body.encode(), headers, method=method)
     asked = f"{method} {url} {body}"
     try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=TIMEOUT_S) as response:
+        with opener_here().open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as error:
         return False, f"{asked} answered {error.code}: {error.read()[:300].decode(errors='replace')}"
