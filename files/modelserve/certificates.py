@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from modelserve.errors import Problem, UserError
+from modelserve.settings import Settings
 from modelserve.store import write_atomically
 
 CA_DAYS = 3650
@@ -21,16 +21,12 @@ RENEW_DAYS = 30
 _DAY = datetime.timedelta(days=1)
 
 
-def ensure(secrets: Path, names: Iterable[str]) -> str:
-    """The gateway's certificate and its key, made or renewed if need be.
+def ensure(settings: Settings) -> str:
+    """The gateway's certificate and its key, made or renewed if need be; they lie in ``<home>/secrets``.
 
-    ``site_certificate.pem`` and ``site_key.pem`` in ``secrets`` are the site's own and are taken as they are. Else the
-    cluster's CA (``ca.pem``, ``ca_key.pem``; made once) issues one for 397 days, anew 30 days before its end and when
-    the names change.
-
-    Args:
-        secrets: the directory of these files.
-        names: host names and addresses that clients call.
+    ``site_certificate.pem`` and ``site_key.pem`` are the site's own and are taken as they are, if the settings say so.
+    Else the cluster's CA (``ca.pem``, ``ca_key.pem``; made once) issues one for the settings' names, for 397 days, anew
+    30 days before its end and when the names change.
 
     Returns:
         Both as HAProxy takes them: PEM, the certificate and what follows in its chain, then the key.
@@ -38,10 +34,10 @@ def ensure(secrets: Path, names: Iterable[str]) -> str:
     Raises:
         UserError: the site's own do not belong together, or are over.
     """
-    own = secrets / "site_certificate.pem"
-    if own.exists():
-        return _site(own, secrets / "site_key.pem")
-    wanted = sorted({*names, "localhost", "127.0.0.1", "::1"})
+    secrets = settings.home / "secrets"
+    if settings.site_certificate:
+        return _site(secrets / "site_certificate.pem", secrets / "site_key.pem")
+    wanted = sorted({*settings.gateway_names, "localhost", "127.0.0.1", "::1"})
     file = secrets / "gateway.pem"
     if not (file.exists() and _serves(file.read_bytes(), wanted)):
         ca, ca_key = _authority(secrets)
@@ -49,10 +45,11 @@ def ensure(secrets: Path, names: Iterable[str]) -> str:
     return file.read_text()
 
 
-def authority(secrets: Path) -> str:
-    """The cluster's CA certificate (PEM), which clients are to trust; empty where there is none."""
-    file = secrets / "ca.pem"
-    return file.read_text() if file.exists() else ""
+def authority(settings: Settings) -> str:
+    """The cluster's CA certificate (PEM), which clients are to trust; empty where it does not vouch for the gateway."""
+    file = settings.home / "secrets" / "ca.pem"
+    used = settings.gateway_tls and not settings.site_certificate
+    return file.read_text() if used and file.exists() else ""
 
 
 def _site(certificate: Path, key: Path) -> str:

@@ -29,7 +29,7 @@ def _keys(options: argparse.Namespace) -> None:
     from modelserve.show import keys_table
 
     settings = Settings.load()
-    keys = Keys(settings.home)
+    keys = Keys(settings)
     if options.action == "list":
         rows = [key.model_dump(exclude={"sha256"}) for key in keys.all()]
         print(json.dumps({"ok": True, "keys": rows}) if options.json else keys_table(keys.all(), keys.of_inventory()))
@@ -58,7 +58,7 @@ def _certificate(options: argparse.Namespace) -> None:
     from modelserve.certificates import authority
 
     settings = Settings.load()
-    pem = authority(settings.home / "secrets")
+    pem = authority(settings)
     if not pem:
         why = "the gateway shows the site's own" if settings.gateway_tls else "modelserve_gateway_tls is off"
         raise UserError(f"there is no CA of the cluster: {why}", "See docs/security.md")

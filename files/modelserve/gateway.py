@@ -57,7 +57,7 @@ class Gateway:
 
     def headers(self) -> dict[str, str]:
         """What a request of the controller's own needs to be let in."""
-        return {"X-API-Key": Keys(self._settings.home).own()} if self._settings.gateway_keys else {}
+        return {"X-API-Key": Keys(self._settings).own()} if self._settings.gateway_keys else {}
 
     def configure(self, wanted: Served) -> bool:
         """Write the configuration and have a running gateway load it; no connection is lost.
@@ -75,9 +75,9 @@ class Gateway:
         settings = self._settings
         tls = clients = None
         if settings.gateway_tls:
-            tls = self._keep("tls", certificates.ensure(settings.home / "secrets", settings.gateway_names), ".pem")
+            tls = self._keep("tls", certificates.ensure(settings), ".pem")
         if settings.gateway_keys:
-            keys = Keys(settings.home)
+            keys = Keys(settings)
             clients = self._keep("clients", table(keys.all(), keys.own()), ".map")
         text = render(wanted, settings, tls, clients)
         old = self._config.read_text() if self._config.exists() else None

@@ -1,7 +1,7 @@
 """Who may ask the gateway, for which algorithms, and how much? Keys are kept as hashes alone.
 
 A key is 256 random bits, so a plain SHA-256 keeps it: there is nothing to guess. ``keys.json`` holds those that
-``modelserve keys add`` made, ``inventory_keys.json`` those of the inventory, which Ansible writes.
+``modelserve keys add`` made; those of the inventory are settings.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from modelserve.errors import Problem, UserError
 from modelserve.routes import prefix_of
+from modelserve.settings import Settings
 from modelserve.store import write_atomically
 
 # The controller's own: the smoke test and `modelserve bench` ask with it, without limits.
 OWN = "modelserve"
 PREFIX = "ms_"
+SHORTEST = 20  # the characters of a key that the inventory gives
 EVERYTHING = "*"
+NAMES = "Use letters, digits, '.', '_' and '-', 63 at most; 'modelserve' is taken"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -54,12 +57,12 @@ _KEYS = TypeAdapter(list[Key])
 
 
 class Keys:
-    """The keys under ``home``."""
+    """The clients' keys, and the controller's own."""
 
-    def __init__(self, home: Path) -> None:
-        self._file = home / "keys.json"
-        self._inventory = home / "inventory_keys.json"
-        self._own = home / "secrets" / "gateway_key"
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._file = settings.home / "keys.json"
+        self._own = settings.home / "secrets" / "gateway_key"
 
     def all(self) -> list[Key]:
         """All keys but the controller's own, by client.
@@ -67,7 +70,7 @@ class Keys:
         Raises:
             UserError: a file of keys is damaged, or a client has two.
         """
-        here, given = _read(self._file), _read(self._inventory)
+        here, given = _read(self._file), self._given()
         twice = {key.client for key in here} & {key.client for key in given}
         if twice:
             raise UserError(
@@ -78,7 +81,7 @@ class Keys:
 
     def of_inventory(self) -> set[str]:
         """The clients whose keys the inventory names."""
-        return {key.client for key in _read(self._inventory)}
+        return {key.client for key in self._given()}
 
     def add(
         self, client: str, algorithms: Iterable[str] = (), rate: int | None = None, at_once: int | None = None
@@ -97,11 +100,8 @@ class Keys:
         Raises:
             UserError: the client has one already, or such a name cannot be.
         """
-        if not _NAME.fullmatch(client) or client == OWN:
-            raise UserError(
-                f"'{client}' cannot be a client's name",
-                "Use letters, digits, '.', '_' and '-', 63 at most",
-            )
+        if not _is_name(client):
+            raise UserError(f"'{client}' cannot be a client's name", NAMES)
         if any(key.client == client for key in self.all()):
             raise UserError(f"{client} has a key already", f"Revoke it first: modelserve keys revoke {client}")
         key = PREFIX + secrets.token_urlsafe(32)
@@ -131,8 +131,25 @@ class Keys:
             write_atomically(self._own, PREFIX + secrets.token_urlsafe(32), 0o600)
         return self._own.read_text().strip()
 
+    def _given(self) -> list[Key]:
+        try:
+            keys = _KEYS.validate_python(self._settings.keys)
+        except ValidationError as error:
+            raise UserError(f"modelserve_keys: {error.errors()[0]['msg']}", "See docs/security.md") from None
+        for key in keys:
+            if not _is_name(key.client):
+                raise UserError(f"modelserve_keys: '{key.client}' cannot be a client's name", NAMES)
+            if not re.fullmatch("[0-9a-f]{64}", key.sha256):
+                message = f"modelserve_keys: {key.client} has no key of at least {SHORTEST} characters, and no sha256"
+                raise UserError(message, "'openssl rand -hex 32' makes one; keep it in a vault")
+        return keys
+
     def _write(self, keys: list[Key]) -> None:
         write_atomically(self._file, json.dumps([key.model_dump() for key in keys], indent=1) + "\n", 0o600)
+
+
+def _is_name(client: str) -> bool:
+    return bool(_NAME.fullmatch(client)) and client != OWN
 
 
 def digest(key: str) -> str:
@@ -159,5 +176,5 @@ def _read(file: Path) -> list[Key]:
     except FileNotFoundError:
         return []
     except ValidationError as error:
-        where = "Run site.yml to write it anew" if file.name.startswith("inventory") else "Correct or remove it"
-        raise UserError(Problem(f"is damaged: {error.errors()[0]['msg']}", where, os.fspath(file))) from None
+        fix = "Correct or remove it"
+        raise UserError(Problem(f"is damaged: {error.errors()[0]['msg']}", fix, os.fspath(file))) from None

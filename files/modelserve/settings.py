@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,7 +28,9 @@ class Settings(BaseModel):
         gateway_bind: addresses the gateway listens on.
         gateway_tls: whether the gateway speaks HTTPS.
         gateway_names: host names and addresses that clients call, for its certificate.
+        site_certificate: whether it shows the site's own certificate.
         gateway_keys: whether clients need a key.
+        keys: those the inventory names (:class:`modelserve.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
         key_at_once: requests at the same time, likewise.
         max_body: the longest request body, in bytes.
@@ -51,7 +54,9 @@ class Settings(BaseModel):
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
     gateway_tls: bool = False
     gateway_names: tuple[str, ...] = ()
+    site_certificate: bool = False
     gateway_keys: bool = False
+    keys: list[dict[str, Any]] = []
     key_rate: int = 0
     key_at_once: int = 0
     max_body: int = 64 * 2**20

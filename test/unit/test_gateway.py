@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway, render
+from modelserve.keys import Keys
 from modelserve.routes import Served, Share
 from modelserve.settings import Settings
 
@@ -30,7 +31,7 @@ SERVED = Served(
         "a.b/c": (Share(name="D", prefix="/D"),),
     },
 )
-SERVERS = ("10.0.0.1:8000", "10.0.0.2:8000")
+SETTINGS = Settings(gateway_bind=BIND, workers={"worker_1": "10.0.0.2"})
 
 
 @pytest.fixture
@@ -39,16 +40,16 @@ def gateway(tmp_path: Path) -> Gateway:
 
 
 def test_every_address_is_listened_on_and_every_server_is_used() -> None:
-    lines = [line.split() for line in render(SERVED, BIND, SERVERS).splitlines()]
+    lines = [line.split() for line in render(SERVED, SETTINGS).splitlines()]
     assert [line[1] for line in lines if line[:1] == ["bind"]] == ["127.0.0.1:666", "10.0.0.1:666"]
     servers = [line[2] for line in lines if line[:1] == ["server"] and line[1].startswith("ingress")]
-    assert servers == list(SERVERS)
+    assert servers == ["127.0.0.1:8000", "10.0.0.2:8000"]
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here; the machine scenario runs the real one")
 def test_haproxy_accepts_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text(render(SERVED, ("127.0.0.1",), SERVERS))
+    file.write_text(render(SERVED, SETTINGS))
     checked = subprocess.run(["haproxy", "-c", "-f", str(file)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
@@ -127,3 +128,33 @@ def test_a_gateway_that_does_not_answer_is_not_healthy(gateway: Gateway, closed_
 def test_a_gateway_without_a_configuration_is_not_healthy(gateway: Gateway) -> None:
     with pytest.raises(UserError):
         gateway.health()
+
+
+def test_what_is_not_asked_for_is_not_in_the_configuration(tmp_path: Path) -> None:
+    text = render(SERVED, SETTINGS)
+    assert " ssl " not in text and "X-API-Key" not in text
+    guarded = SETTINGS.model_copy(update={"gateway_tls": True, "gateway_keys": True, "access_log": True})
+    text = render(SERVED, guarded, tmp_path / "tls.pem", tmp_path / "clients.map")
+    assert f"bind 10.0.0.1:666 ssl crt {tmp_path}/tls.pem alpn h2,http/1.1" in text
+    assert f"map_str({tmp_path}/clients.map)" in text and "dontlog-normal" not in text
+
+
+def test_keys_and_certificates_are_files_that_the_configuration_names(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, gateway_tls=True, gateway_keys=True)
+    gateway = Gateway(settings)
+    assert gateway.configure(SERVED) and not gateway.configure(SERVED)
+    assert gateway.url() == "https://127.0.0.1:666"
+    before = named(tmp_path)
+    assert len(before) == 2 and all(file.stat().st_mode & 0o777 == 0o600 for file in before)
+    assert gateway.headers()["X-API-Key"] not in "".join(file.read_text() for file in before)
+    Keys(settings).add("phone")
+    assert gateway.refresh(), "another key is another configuration"
+    after = named(tmp_path)
+    assert len(after) == 2 and len(after & before) == 1, "what is not named any more is removed"
+    assert "phone" in "".join(file.read_text() for file in after)
+
+
+def named(home: Path) -> set[Path]:
+    """The files beside the configuration that it names."""
+    text = (home / "gateway/haproxy.cfg").read_text()
+    return {file for file in (home / "gateway").glob("*-*") if str(file) in text}
