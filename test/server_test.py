@@ -5,10 +5,13 @@ Set the values below, or pass them as options:
 
     python3 test/server_test.py
     python3 test/server_test.py --url http://127.0.0.1:666/embed --params '{"sentence": "a cat"}'
+    MODELSERVE_KEY=... python3 test/server_test.py --url https://10.0.0.10:666/embed --ca modelserve-ca.pem
 """
 
 import argparse
 import json
+import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -26,15 +29,19 @@ def main() -> int:
     parser.add_argument("--url", default=URL)
     parser.add_argument("--method", default=METHOD)
     parser.add_argument("--params", default=json.dumps(PARAM_DICT), help="the request, as JSON")
+    parser.add_argument("--ca", metavar="FILE", help="for https: the CA to trust ('modelserve certificate' prints it)")
     options = parser.parse_args()
 
-    request = urllib.request.Request(
-        options.url, options.params.encode(), {"Content-Type": "application/json"}, method=options.method
-    )
+    headers = {"Content-Type": "application/json"}
+    if os.environ.get("MODELSERVE_KEY"):  # not an option: others see those in the list of processes
+        headers["X-API-Key"] = os.environ["MODELSERVE_KEY"]
+    request = urllib.request.Request(options.url, options.params.encode(), headers, method=options.method)
     started = time.perf_counter()
     try:
         # No proxy: the server is on your own network.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        context = ssl.create_default_context(cafile=options.ca) if options.url.startswith("https:") else None
+        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        opener = urllib.request.build_opener(*handlers)
         with opener.open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as error:

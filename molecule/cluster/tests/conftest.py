@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ DIRECT = [(name, params) for name, (_, params) in zip(("AlgoExample", "TextEmbed
 
 class Cluster:
     """What an operator has: the project's files, the playbooks, HTTP, and the hosts' power switches."""
+
+    _credentials: tuple[ssl.SSLContext, dict[str, str]] | None = None
 
     def playbook(self, name: str, *options: str, check: bool = True) -> str:
         """Run a playbook of the project on the inventory under test; returns all it printed, unfolded."""
@@ -118,14 +122,31 @@ class Cluster:
 
     def load(self, host: str = bed.HEAD, port: int = PORT) -> Load:
         """A steady load on every algorithm, through the gateway or a host's ingress."""
-        return Load(bed.address(host), port, DIRECT if port == INGRESS_PORT else REQUESTS)
+        if port == INGRESS_PORT:
+            return Load(bed.address(host), port, DIRECT)
+        return Load(bed.address(host), port, REQUESTS, *self.credentials())
 
     def ask(self, route: str, params: Any, host: str = bed.HEAD, port: int = PORT) -> Any:
         """One request's answer."""
-        url = f"http://{bed.address(host)}:{port}/{route}"
-        request = urllib.request.Request(url, json.dumps(params).encode(), method="GET")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+        with self.open(route, params, host, port) as response:
             return json.loads(response.read())
+
+    def open(self, route: str, params: Any, host: str = bed.HEAD, port: int = PORT, **headers: str) -> HTTPResponse:
+        """Send a request: to the gateway over TLS and with a key, to Serve's own ingress without."""
+        guarded = port == PORT
+        context, own = self.credentials() if guarded else (None, {})
+        url = f"http{'s' if guarded else ''}://{bed.address(host)}:{port}/{route}"
+        headers = {"Content-Type": "application/json", **own, **headers}
+        request = urllib.request.Request(url, json.dumps(params).encode(), headers, method="GET")
+        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        return urllib.request.build_opener(*handlers).open(request, timeout=60)
+
+    def credentials(self) -> tuple[ssl.SSLContext, dict[str, str]]:
+        """What a client has: the cluster's CA to trust, and a key of its own, made when it is needed first."""
+        if self._credentials is None:
+            key = json.loads(self.ctl("keys", "add", f"test-{time.time():.0f}", "--json"))["key"]
+            self._credentials = (ssl.create_default_context(cadata=self.ctl("certificate")), {"X-API-Key": key})
+        return self._credentials
 
     def edit(self, file: str, pattern: str, replacement: str) -> None:
         """Change the project; fails when there is nothing to change."""

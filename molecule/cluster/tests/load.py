@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 TIMEOUT_S = 20
@@ -30,7 +31,7 @@ class Answer:
 
 @dataclass
 class Load:
-    """Requests to ``routes`` of a host, sent all the while the ``with`` block runs.
+    """Requests to ``routes`` of a host, sent all the while the ``with`` block runs; over TLS where there is a context.
 
     Attributes:
         answers: one per request, in the order in which they were done.
@@ -39,6 +40,8 @@ class Load:
     host: str
     port: int
     routes: Sequence[tuple[str, object]]
+    context: ssl.SSLContext | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
 
     def __enter__(self) -> Load:
@@ -70,9 +73,10 @@ class Load:
         while not self._stop.is_set():
             at = time.monotonic()
             status, error = 0, ""
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
+            connection = self._connection()
             try:
-                connection.request("GET", f"/{route}", json.dumps(params), {"Content-Type": "application/json"})
+                headers = {"Content-Type": "application/json", **self.headers}
+                connection.request("GET", f"/{route}", json.dumps(params), headers)
                 response = connection.getresponse()
                 response.read()
                 status = response.status
@@ -82,3 +86,8 @@ class Load:
                 connection.close()
             self.answers.append(Answer(at, time.monotonic() - at, status, error))
             time.sleep(PAUSE_S)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.context is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=TIMEOUT_S, context=self.context)

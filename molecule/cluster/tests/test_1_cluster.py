@@ -167,4 +167,4 @@ def test_diagnose_has_all_hosts_and_no_secret(cluster: Cluster, tmp_path: Path) 
 
 def test_status_shows_nodes_and_algorithms(cluster: Cluster) -> None:
     text = cluster.playbook("playbooks/status.yml")
-    assert "worker_2 172.31.78.12 UP 2 " in text and f"http://127.0.0.1:{PORT}/extract" in text
+    assert "worker_2 172.31.78.12 UP 2 " in text and f"https://127.0.0.1:{PORT}/extract" in text

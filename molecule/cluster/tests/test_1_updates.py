@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import bed
 import pytest
-from conftest import PORT, PROJECT, WORKERS, Cluster
+from conftest import PROJECT, WORKERS, Cluster
 
 # A second beyond the usual latency is the aim; these hosts share two cores with the load and with each other.
 STALL_S = 5
@@ -75,20 +73,18 @@ def test_a_split_over_the_cluster(cluster: Cluster, project: Path) -> None:
     (project / "conf.ini").write_text((project / "conf.ini").read_text() + SPLIT)
     with cluster.load() as load:
         cluster.playbook("playbooks/deploy.yml")
-        shares = who_answers()
+        shares = who_answers(cluster)
         assert 0.1 < shares["NewExample"] < 0.3 and set(shares) == {"NewExample", "AlgoExample"}, shares
         cluster.edit("conf.ini", "weight = 20", "weight = 0")
         cluster.playbook("playbooks/deploy.yml")
-        assert who_answers() == {"AlgoExample": 1}
+        assert who_answers(cluster) == {"AlgoExample": 1}
     assert not load.failed(), load.kinds()
 
 
-def who_answers(asked: int = 300) -> dict[str, float]:
+def who_answers(cluster: Cluster, asked: int = 300) -> dict[str, float]:
     """The share of the route's requests that each algorithm answers, as measured."""
     counts: Counter[str] = Counter()
     for _ in range(asked):
-        url = f"http://{bed.address(bed.HEAD)}:{PORT}/extract"
-        request = urllib.request.Request(url, b'{"text": "good"}', {"Content-Type": "application/json"}, method="GET")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+        with cluster.open("extract", {"text": "good"}) as response:
             counts[response.headers["X-Modelserve-Algorithm"]] += 1
     return {name: count / asked for name, count in counts.items()}
