@@ -87,12 +87,11 @@ def test_what_is_malformed_or_too_long_ends_at_the_gateway(cluster: Cluster) -> 
     assert ask(**{"Transfer-Encoding": "chunked"}) == 411
     assert status(cluster, params=[1])[0] == 400
     for raw in (b"GET /extract\r\n\r\n", b"\x16\x03 no request\r\n\r\n", b"GET /" + b"a" * 100_000):
-        with socket.create_connection((bed.address(bed.HEAD), PORT), 30) as plain:
-            with context.wrap_socket(plain, server_hostname=bed.address(bed.HEAD)) as tls:
-                with contextlib.suppress(OSError):
-                    tls.sendall(raw)
-                    answer = tls.recv(1000)
-                    assert not answer or b" 40" in answer.split(b"\r\n")[0] or b" 414 " in answer, answer
+        plain = socket.create_connection((bed.address(bed.HEAD), PORT), 30)
+        with contextlib.suppress(OSError), context.wrap_socket(plain, server_hostname=bed.address(bed.HEAD)) as tls:
+            tls.sendall(raw)
+            answer = tls.recv(1000)
+            assert not answer or b" 40" in answer.split(b"\r\n")[0] or b" 414 " in answer, answer
     assert status(cluster)[0] == 200
 
 
@@ -103,12 +102,12 @@ def test_slow_senders_are_cut_off_and_in_nobody_s_way(cluster: Cluster) -> None:
         started = time.monotonic()
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with contextlib.suppress(OSError), socket.create_connection((bed.address(bed.HEAD), PORT), 30) as plain:
-            with context.wrap_socket(plain) as tls:
-                tls.sendall(b"GET /extract HTTP/1.1\r\nHost: x\r\n")
-                while time.monotonic() - started < 60:
-                    tls.sendall(b"X-A: b\r\n")
-                    time.sleep(1)
+        plain = socket.create_connection((bed.address(bed.HEAD), PORT), 30)
+        with contextlib.suppress(OSError), context.wrap_socket(plain) as tls:
+            tls.sendall(b"GET /extract HTTP/1.1\r\nHost: x\r\n")
+            while time.monotonic() - started < 60:
+                tls.sendall(b"X-A: b\r\n")
+                time.sleep(1)
         ended.append(time.monotonic() - started)
 
     threads = [threading.Thread(target=dribble) for _ in range(40)]
