@@ -15,6 +15,7 @@ SwaggerUIBundle({
   dom_id: "#swagger-ui",
   deepLinking: true,
   docExpansion: "list",
+  defaultModelsExpandDepth: 0, // the operations show their schemas
   displayRequestDuration: true,
   tryItOutEnabled: true,
   requestInterceptor: carryBody,
