@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelserve.settings import Settings
 # However often it is asked: how old the answer of Serve may be.
 AGE_S = 1.0
 API_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 1.0  # between hosts of a cluster it takes milliseconds
 PROBE_TIMEOUT_S = 2.0
 SCHEMA_TIMEOUT_S = 5.0
 # How soon a schema is asked for again that could not be had, or may still be an old replica's.
@@ -132,21 +134,23 @@ class Look:
         return {"status": status, "info": self.info, "algorithms": {k: asdict(v) for k, v in self.algorithms.items()}}
 
 
-def judge(details: Mapping[str, Any] | None) -> Readiness | None:
-    """Whether an application is ready by Serve's details of it; None where Serve itself does not know.
+def judge(details: Mapping[str, Any] | None, silent: Container[str] = ()) -> Readiness | None:
+    """Whether an application is ready by Serve's details of it; None where Serve itself cannot know.
 
     Args:
         details: Serve's ``ApplicationDetails`` (Ray 2.60), None where Serve does not know the application.
+        silent: nodes' addresses that do not answer: it takes Serve half a minute to give up replicas on a lost host.
     """
     if details is None:
         return Readiness(False, "Serve does not run it", 0)
     deployments = list(details.get("deployments", {}).values())
     states = Counter(replica["state"] for deployment in deployments for replica in deployment.get("replicas", []))
-    running = sum(states[state] for state in SERVING)
+    serving = _serving(details)
+    running = sum(replica.get("node_ip") not in silent for replica in serving)
     target = sum(deployment.get("target_num_replicas", 0) for deployment in deployments)
     if running:
         return Readiness(True, f"{running} of {max(target, running)} replicas running", running)
-    if any(states[state] for state in UNSURE):
+    if serving or any(states[state] for state in UNSURE):
         return None
     if details["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
         messages = [details.get("message", ""), *(deployment.get("message", "") for deployment in deployments)]
@@ -217,7 +221,10 @@ class Catalog:
             applications = self._ask_serve()
         except UserError as error:
             applications, trouble = None, f"{error.problems[0].message}; each algorithm was asked itself"
-        found = {name: judge(applications.get(name)) if applications is not None else None for name in served.targets}
+        silent = self._silent(applications) if applications is not None else set()
+        found = {
+            name: judge(applications.get(name), silent) if applications is not None else None for name in served.targets
+        }
         unsure = [target for name, target in served.targets.items() if found[name] is None]
         probed = dict(zip([t.name for t in unsure], self._probes.map(self._probe_of(served), unsure), strict=True))
         algorithms = {name: found[name] or probed[name] for name in served.targets}
@@ -235,6 +242,20 @@ class Catalog:
         self._hosts = tuple(dict.fromkeys(["127.0.0.1", *(host for host in proxies if host)]))
         self._known = applications
         return applications
+
+    def _silent(self, applications: Mapping[str, Any]) -> set[str]:
+        """Addresses of nodes that have replicas, and whose ingress takes no connection."""
+        found = {replica.get("node_ip") for details in applications.values() for replica in _serving(details)}
+        hosts = [host for host in found if host]
+
+        def answers(host: str) -> bool:
+            try:
+                socket.create_connection((host, self._serve_port), CONNECT_TIMEOUT_S).close()
+            except OSError:
+                return False
+            return True
+
+        return {host for host, there in zip(hosts, self._probes.map(answers, hosts), strict=True) if not there}
 
     def _probe_of(self, served: Served) -> Any:
         """A function that asks a target end to end: the ingresses one after the other, until one's replica answers."""
@@ -298,7 +319,7 @@ class Schemas:
         told = deployment.get("user_config") or {}
         key = json.dumps(wanted, sort_keys=True)
         remembered = self._remembered.get(target.name)
-        if current and not self._holds(remembered, key) and _running(details):
+        if current and not self._holds(remembered, key) and _serving(details):  # none is woken
             remembered = _Known(key, self._ask(target), _settled(details, wanted), time.monotonic())
             self._remembered[target.name] = remembered
         schema = remembered.document if remembered is not None and remembered.key == key else None
@@ -330,13 +351,11 @@ class Schemas:
         return document if isinstance(document, dict) else None
 
 
-def _running(details: Mapping[str, Any]) -> bool:
-    """Whether a replica runs, so that asking wakes none."""
-    return any(
-        replica["state"] in SERVING
-        for deployment in details.get("deployments", {}).values()
-        for replica in deployment.get("replicas", [])
-    )
+def _serving(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The replicas that Serve sends requests to."""
+    deployments = details.get("deployments", {}).values()
+    found = [replica for deployment in deployments for replica in deployment.get("replicas", [])]
+    return [replica for replica in found if replica["state"] in SERVING]
 
 
 def _settled(details: Mapping[str, Any], wanted: dict[str, Any]) -> bool:

@@ -183,6 +183,19 @@ def test_while_serve_looks_for_its_replicas_they_are_asked_themselves(world: Wor
     assert answer["algorithms"]["A"]["ready"] and "404" in answer["algorithms"]["B"]["info"]
 
 
+def test_replicas_on_a_host_that_is_gone_are_not_believed_in(world: World) -> None:
+    lost, kept = details("RUNNING"), details("RUNNING", "RUNNING")
+    (replica,) = lost["deployments"]["X"]["replicas"]
+    replica["node_ip"] = "127.0.0.2"  # nothing listens there
+    replicas = kept["deployments"]["X"]["replicas"]
+    replicas[0]["node_ip"], replicas[1]["node_ip"] = "127.0.0.2", "127.0.0.1"
+    world.serve("A", "B")
+    world.say(A=lost, B=kept)
+    status, answer = world.ready()
+    assert status == 503 and "404" in answer["algorithms"]["A"]["info"]
+    assert answer["algorithms"]["B"] == {"ready": True, "info": "1 of 2 replicas running", "replicas": 1}
+
+
 def test_without_ray_s_api_each_algorithm_is_asked_itself_and_that_is_said(world: World) -> None:
     world.serve("A", "B")
     world.say(A=details("RUNNING"), B=details("RUNNING"))
