@@ -220,7 +220,7 @@ class Catalog:
         try:
             applications = self._ask_serve()
         except UserError as error:
-            applications, trouble = None, f"{error.problems[0].message}; each algorithm was asked itself"
+            applications, trouble = None, f"{error.problems[0].message}: each algorithm was asked directly"
         silent = self._silent(applications) if applications is not None else set()
         found = {
             name: judge(applications.get(name), silent) if applications is not None else None for name in served.targets
@@ -270,11 +270,11 @@ class Catalog:
                     break
                 try:
                     _get(f"http://{ingress}{target.prefix}{SCHEMA_PATH}", left)
-                    return Readiness(True, "it answers, asked itself")
+                    return Readiness(True, "it answers, asked directly")
                 except urllib.error.HTTPError as error:
-                    problem = f"asked itself, the answer is {error.code}"
+                    problem = f"asked directly, the answer is {error.code}"
                 except (OSError, ValueError) as error:
-                    problem = f"asked itself, it does not answer: {getattr(error, 'reason', error)}"
+                    problem = f"asked directly, it does not answer: {getattr(error, 'reason', error)}"
             return Readiness(False, problem)
 
         return probe

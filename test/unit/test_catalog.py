@@ -174,7 +174,7 @@ def test_the_cause_of_a_failure_is_one_line() -> None:
     assert judged is not None and judged.info == "no replica runs: ModuleNotFoundError: no foo"
 
 
-def test_while_serve_looks_for_its_replicas_they_are_asked_themselves(world: World) -> None:
+def test_while_serve_looks_for_its_replicas_they_are_asked_directly(world: World) -> None:
     world.serve("A", "B")
     world.say(A=details("RECOVERING"), B=details("UPDATING"))
     world.answer("A")
@@ -196,13 +196,13 @@ def test_replicas_on_a_host_that_is_gone_are_not_believed_in(world: World) -> No
     assert answer["algorithms"]["B"] == {"ready": True, "info": "1 of 2 replicas running", "replicas": 1}
 
 
-def test_without_ray_s_api_each_algorithm_is_asked_itself_and_that_is_said(world: World) -> None:
+def test_without_ray_s_api_each_algorithm_is_asked_directly_and_that_is_said(world: World) -> None:
     world.serve("A", "B")
     world.say(A=details("RUNNING"), B=details("RUNNING"))
     assert world.ready()[0] == 200
     world.site.answers[API] = (503, b"restarting")
     status, answer = world.ready()
-    assert status == 503 and "Ray answered" in answer["info"] and "asked itself" in answer["info"]
+    assert status == 503 and "Ray answered" in answer["info"] and "asked directly" in answer["info"]
     world.answer("A")
     world.answer("B")
     status, answer = world.ready()
