@@ -154,7 +154,7 @@ def real_hosts() -> list[str]:
     started = time.monotonic()
     playbook("playbooks/deploy.yml")
     scaled = time.monotonic() - started
-    url = f"http://{bed.address('worker_3')}:8000/extract"
+    url = f"http://{bed.address('worker_3')}:8000/AlgoExample"
     answer = bed.on(bed.HEAD, "python3", "-c", _ASK, url)
     assert '"status":1' in answer, answer
     changed = sum(host["changed"] for host in counts.values())

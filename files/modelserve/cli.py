@@ -173,7 +173,7 @@ def _releases(options: argparse.Namespace) -> int:
         print(json.dumps({"ok": True, **release.as_dict()}) if options.json else release_text(release))
     else:
         old, new = (release.target for release in chosen)
-        plan = compare(new.applications, old.applications, new.port, old.port)
+        plan = compare(new.applications, old.applications, new.served, old.served)
         nothing = f"releases {options.numbers[0]} and {options.numbers[1]} serve the same"
         print(json.dumps({"ok": True, **plan.as_dict()}) if options.json else plan_text(plan) if plan else nothing)
     return 0

@@ -131,6 +131,7 @@ def _shell(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from modelserve.deploy import Controller
     from modelserve.load import measure
+    from modelserve.routes import picking
 
     controller = Controller(Settings.load(), _say(options))
     parsed, _ = controller.read()
@@ -141,7 +142,8 @@ def _bench(options: argparse.Namespace) -> int:
     params = options.params if options.params is not None else section.warmup
     if params is None:
         raise UserError(f"[algopkg.{options.name}] has no warmup to ask", "Give --params")
-    result = measure(row["url"], section.method[0], params, options.connections, options.seconds)
+    mine = picking(options.name)
+    result = measure(row["url"], section.method[0], params, options.connections, options.seconds, mine)
     if options.json:
         print(json.dumps({"ok": not result["failures"], **result}))
     else:

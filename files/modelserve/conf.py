@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from modelserve import rules, values
+from modelserve import routes, rules, values
 from modelserve.errors import Problem, UserError
 
 SERVER_SECTION = "MODEL SERVE"
@@ -20,9 +20,9 @@ DEFAULTS_SECTION = "DEFAULTS"
 SECTION_PREFIX = "algopkg."
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # Paths that Ray Serve ("-") or the gateway answer themselves.
-RESERVED_ROUTES = ("-", "healthz", "readyz", "docs", "metrics")
+RESERVED_ROUTES = ("-", "healthz", "readyz", "docs", "openapi.json", "metrics")
 # Keys that say what one algorithm is: [DEFAULTS] cannot have them.
-OWN_KEYS = ("backend", "model", "route", "warmup", "user_config", "batch_size", "batch_wait")
+OWN_KEYS = ("backend", "model", "route", "weight", "warmup", "user_config", "batch_size", "batch_wait")
 ENV = "env."
 
 
@@ -70,6 +70,12 @@ class Section(BaseModel):
         {}, description="Hosts it may run on: `key=value, ...`; `modelserve.node=!worker_1` is every other host."
     )
     route: str = Field(description="Answers at `http://<head>:<port>/<route>`.")
+    weight: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Of sections with the same `route`: this one's share of the requests. Empty: what is left of 100.",
+    )
     method: tuple[str, ...] = Field(
         ("GET",), description="HTTP methods, comma separated; parameters are the JSON body."
     )
@@ -101,7 +107,7 @@ class Section(BaseModel):
     )
     enabled: bool = Field(True, description="`false`: checked, but served no more than if it were commented out.")
 
-    @field_validator("max_replicas", "max_queued_requests", "request_timeout", mode="before")
+    @field_validator("max_replicas", "max_queued_requests", "request_timeout", "weight", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value  # so that a section can lift what [DEFAULTS] sets
@@ -273,7 +279,7 @@ def parse(text: str, file: str = "conf.ini") -> Conf:
             # What [DEFAULTS] has wrong by itself is one problem, however many sections have it.
             found = _contradictions(section, {title: own, DEFAULTS_SECTION: inherited}, file)
             problems += [one for one in found if one not in problems]
-    problems += _duplicate_routes(sections, file)
+    problems += _shares(sections, file)
     if problems:
         raise UserError(problems)
     return Conf(port=server.port, sections=tuple(sections))
@@ -414,19 +420,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _duplicate_routes(sections: Iterable[Section], file: str) -> list[Problem]:
-    owners: dict[str, str] = {}
-    problems = []
-    for section in sections:
-        if section.route in owners:
-            problems.append(
-                Problem(
-                    f"'{section.route}' is the route of [{SECTION_PREFIX}{owners[section.route]}] too",
-                    "Give each algorithm a route of its own",
-                    file,
-                    SECTION_PREFIX + section.name,
-                    "route",
-                )
-            )
-        owners.setdefault(section.route, section.name)
-    return problems
+def _shares(sections: Iterable[Section], file: str) -> list[Problem]:
+    return [
+        Problem(one.message, one.fix, file, SECTION_PREFIX + one.section.name, one.key)
+        for one in routes.mistakes(sections)
+    ]

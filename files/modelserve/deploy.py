@@ -21,7 +21,8 @@ from modelserve.health import status_of, target_of
 from modelserve.plan import Change, Plan, compare
 from modelserve.ray_api import RayAPI
 from modelserve.release import Releases, Target, author
-from modelserve.rollout import Rollout
+from modelserve.rollout import Leaving, Rollout
+from modelserve.routes import Served, plain, routes_of
 from modelserve.settings import Settings
 from modelserve.store import Store, write_atomically
 
@@ -112,7 +113,7 @@ class Controller:
             self._publish(wanted.target.applications)
             self._spread()
             self._settle(wanted.target)
-            reconfigured = self._gateway.configure(wanted.conf.port)
+            reconfigured = self._gateway.configure(wanted.target.served)
             number = self._record_late(wanted.target)
             return Applied(plan, number, reconfigured or number is not None, time.monotonic() - started)
 
@@ -155,19 +156,24 @@ class Controller:
         return self._releases
 
     def status(self) -> list[dict[str, Any]]:
-        """What is served: a row per algorithm with ``name``, ``status``, ``route``, ``url``, ``replicas``
-        (running), ``wanted``, ``gpu_cost``, ``environment`` and ``message``."""
+        """What is served: a row per algorithm with ``name``, ``status``, ``route``, ``weight`` (its part of the route's
+        requests, in percent), ``url``, ``replicas`` (running), ``wanted``, ``gpu_cost``, ``environment`` and
+        ``message``."""
         rows = []
+        served = self._gateway.served()
+        shares = {} if served is None else served.percentages()
         for name, details in sorted(self._ray.serve_details()["applications"].items()):
             config = details.get("deployed_app_config") or {}
             deployment = (config.get("deployments") or [{}])[0]
             replicas = [r for d in details.get("deployments", {}).values() for r in d.get("replicas", [])]
+            route, weight = shares.get(name, ("", 0))
             rows.append(
                 {
                     "name": name,
                     "status": status_of(details),
-                    "route": details.get("route_prefix") or "",
-                    "url": f"{self._gateway.url()}{details.get('route_prefix') or ''}",
+                    "route": f"/{route}" if route else "",
+                    "weight": weight,
+                    "url": f"{self._gateway.url()}/{route}" if route else "",
                     "replicas": sum(replica["state"] == "RUNNING" for replica in replicas),
                     "wanted": target_of(details, config),
                     "gpu_cost": (deployment.get("ray_actor_options") or {}).get("num_gpus", 0),
@@ -188,7 +194,8 @@ class Controller:
             applications[section.name] = serve_config.application(section, package, models, by_name[section.name].path)
         document = serve_config.document(applications.values(), self._settings.serve_port)
         versions = manifest.Versions.here().model_dump(exclude={"image"})
-        return Wanted(parsed, Target(text, parsed.port, document, versions), by_name)
+        served = Served(port=parsed.port, routes=routes_of(parsed.sections))
+        return Wanted(parsed, Target(text, served, document, versions), by_name)
 
     def _record_late(self, target: Target) -> int | None:
         """Record what is served where an apply was ended before it did; returns the release's number, if it is new."""
@@ -199,12 +206,12 @@ class Controller:
             return None
         old = latest.target
         return self._releases.record(
-            target, compare(target.applications, old.applications, target.port, old.port).summary()
+            target, compare(target.applications, old.applications, target.served, old.served).summary()
         )
 
     def _compare(self, target: Target) -> Plan:
         running = _configurations(self._ray.serve_details()["applications"])
-        return compare(target.applications, running, target.port, self._gateway.port())
+        return compare(target.applications, running, target.served, self._gateway.served())
 
     def _carry_out(
         self, target: Target, plan: Plan, keep_going: bool, allow_downtime: bool, rollback_of: int | None = None
@@ -215,15 +222,22 @@ class Controller:
         before = _configurations(details)
         self._publish(wanted, before)
         self._spread()
-        old_port = self._gateway.port()
-        self._gateway.configure(target.port)  # first: a port that is taken stops the apply with nothing changed
+        answered = self._gateway.served() or Served(port=target.served.port, routes=plain(before))
+        meanwhile = answered.model_copy(update={"port": target.served.port})
+        self._gateway.configure(meanwhile)  # first: a port that is taken stops the apply with nothing changed
+        leaving = Leaving(
+            {name: app for name, app in before.items() if name not in wanted},
+            frozenset(name for name, (route, _) in answered.places().items() if route not in target.served.routes),
+            lambda names: self._gateway.configure(meanwhile.without(names)),
+        )
         if plan.changes:
-            failed = self._rollout.bring(plan.changes, wanted, details, allow_downtime)
+            failed = self._rollout.bring(plan.changes, wanted, details, leaving, allow_downtime)
             if failed:
-                if old_port is not None and not keep_going:
-                    self._gateway.configure(old_port)
-                self._restore(before, target, plan, failed, keep_going)
-            self._rollout.wait_for_routes(before, wanted)
+                self._restore(before, answered, target, plan, failed, keep_going)
+            self._rollout.wait_for_routes(wanted)
+        self._gateway.configure(target.served)
+        if leaving.applications:  # nobody asks them any more
+            self._rollout.put(wanted)
         release = self._releases.record(target, plan.summary(), rollback_of)
         # What served until now may still answer its last requests: its content goes with a later release.
         self._store.collect(self._publish(wanted, kept=before))
@@ -297,24 +311,33 @@ class Controller:
             latest = self._releases.latest()
             if latest is not None and not latest.serves(target):
                 self._rollout.put(latest.target.applications)
+                self._gateway.configure(latest.target.served)
                 messages.append(f"release {latest.number} is put back: what it served is served again.")
             raise UserError("\n".join(messages))
-        self._rollout.wait_for_routes({}, target.applications)
+        self._rollout.wait_for_routes(target.applications)
 
-    def _restore(self, before: Apps, target: Target, plan: Plan, failed: dict[str, str], keep_going: bool) -> NoReturn:
-        kept = before
+    def _restore(
+        self, before: Apps, answered: Served, target: Target, plan: Plan, failed: dict[str, str], keep_going: bool
+    ) -> NoReturn:
+        kept, served = before, answered
         if keep_going:
             kept = {name: app for name, app in target.applications.items() if name not in failed}
             kept |= {name: before[name] for name in failed if name in before}
-        self._rollout.put(kept)
-        self._rollout.wait([Change("change", name) for name in failed if name in kept], kept, {})
+            served = target.served.keeping(answered, failed)
+        self._rollout.put({**before, **kept})
+        back = [name for name in kept if name in failed or name not in target.applications]
+        self._rollout.wait([Change("change", name) for name in back], kept, {})
+        self._gateway.configure(served)
+        if keep_going:
+            self._rollout.put(kept)
         self._publish(kept)
         messages = [f"{name} failed to start: {cause}" for name, cause in failed.items()]
-        if keep_going and kept != before:
-            self._rollout.wait_for_routes(before, kept)
-            served = replace(target, serve=serve_config.document(kept.values(), self._settings.serve_port))
+        if (kept, served) != (before, answered):
+            self._rollout.wait_for_routes(kept)
+            document = serve_config.document(kept.values(), self._settings.serve_port)
             good = Plan(tuple(change for change in plan.changes if change.name not in failed), (), plan.port)
-            number = self._releases.record(served, [*good.summary(), *(f"! {name} failed" for name in failed)])
+            changes = [*good.summary(), *(f"! {name} failed" for name in failed)]
+            number = self._releases.record(replace(target, serve=document, served=served), changes)
             messages.append(f"Nothing is lost: the others' changes are served, as release {number}.")
         else:
             messages.append("Nothing is lost: what was served before is served still.")

@@ -11,38 +11,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from pydantic import ValidationError
 
-from modelserve.errors import UserError
+from modelserve.errors import Problem, UserError
+from modelserve.routes import ALGORITHM_HEADER, Served, Share
 from modelserve.settings import Settings
 from modelserve.store import write_atomically
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
 HEALTH_PATH = "/healthz"
+SERVED = "served.json"
+# Where the catalog listens: /docs and /readyz.
+CATALOG_ADDRESS = "127.0.0.1:6392"
 
 
 class Gateway:
-    """The gateway whose files lie in ``<home>/gateway``: ``haproxy.cfg`` and the control socket ``master.sock``."""
+    """The gateway whose files lie in ``<home>/gateway``: ``haproxy.cfg``, what it was made from in ``served.json``, and
+    the control socket ``master.sock``."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._directory = settings.home / "gateway"
         self._config = self._directory / "haproxy.cfg"
+        self._served = self._directory / SERVED
         self._socket = self._directory / "master.sock"
 
-    def port(self) -> int | None:
-        """The port the present configuration listens on; None where there is no configuration."""
-        return self._listener()[1]
+    def served(self) -> Served | None:
+        """What the present configuration answers; None where there is no configuration."""
+        return read_served(self._served)
 
     def url(self) -> str:
         """Where the gateway answers, as seen from its own host; ``http://127.0.0.1:666``, say."""
-        address, port = self._listener()
-        return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        served = self.served()
+        address = _reachable(self._settings.gateway_bind[0])
+        return f"http://{f'[{address}]' if ':' in address else address}:{served.port if served else None}"
 
-    def configure(self, port: int) -> bool:
+    def configure(self, wanted: Served) -> bool:
         """Write the configuration and have a running gateway load it; no connection is lost.
 
         Args:
-            port: the HTTP port clients call.
+            wanted: the port clients call, and what answers the routes.
 
         Returns:
             Whether anything changed.
@@ -50,25 +58,26 @@ class Gateway:
         Raises:
             UserError: HAProxy refuses it; the old configuration is put back, and never stopped working.
         """
-        self._refuse_taken(port)
+        self._refuse_taken(wanted.port)
         settings = self._settings
-        text = render(port, settings.gateway_bind, settings.ingresses, settings.retry_unanswered)
+        text = render(wanted, settings.gateway_bind, settings.ingresses, settings.retry_unanswered)
         old = self._config.read_text() if self._config.exists() else None
-        if text == old:
-            return False
-        write_atomically(self._config, text)
-        try:
-            self._reload()
-        except UserError:
-            if old is None:
-                self._config.unlink()
-            else:
-                write_atomically(self._config, old)
-            raise
-        return True
+        if text != old:
+            write_atomically(self._config, text)
+            try:
+                self._reload()
+            except UserError:
+                if old is None:
+                    self._config.unlink()
+                else:
+                    write_atomically(self._config, old)
+                raise
+        if wanted != self.served():
+            write_atomically(self._served, wanted.model_dump_json(indent=1) + "\n")
+        return text != old
 
     def refresh(self) -> bool:
-        """Configure it anew for the nodes there are now, on the port it has; nothing where it has none yet.
+        """Configure it anew for the nodes there are now, with the routes it has; nothing where it has none yet.
 
         Returns:
             Whether anything changed.
@@ -76,8 +85,8 @@ class Gateway:
         Raises:
             UserError: HAProxy refuses it.
         """
-        port = self.port()
-        return port is not None and self.configure(port)
+        served = self.served()
+        return served is not None and self.configure(served)
 
     def run(self) -> None:
         """Become HAProxy, with the configuration that the last apply wrote.
@@ -107,22 +116,13 @@ class Gateway:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
 
     def _require_configuration(self) -> None:
-        if self.port() is None:
+        if self.served() is None or not self._config.exists():
             raise UserError("the gateway has no configuration yet", "Apply conf.ini")
-
-    def _listener(self) -> tuple[str, int | None]:
-        """An address that reaches the present configuration's listener from its own host, and the port."""
-        try:
-            lines = self._config.read_text().splitlines()
-        except FileNotFoundError:
-            return "127.0.0.1", None
-        binds = [line.split()[1].rpartition(":") for line in lines if line.strip().startswith("bind ")]
-        address, _, port = binds[0]
-        return _reachable(address), int(port)
 
     def _refuse_taken(self, port: int) -> None:
         # HAProxy would find out by pausing the old listener while it tries: connections would be lost.
-        if self.port() in (None, port):  # nothing listens yet, or it is ours
+        served = self.served()
+        if served is None or served.port == port:  # nothing listens yet, or it is ours
             return
         for address in self._settings.gateway_bind:
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
@@ -155,11 +155,26 @@ def _reachable(address: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
-def render(port: int, bind: Sequence[str], servers: Sequence[str], retry_unanswered: bool = True) -> str:
+def read_served(file: Path) -> Served | None:
+    """What a gateway was told to answer, from its ``served.json``; None where it was told nothing yet.
+
+    Raises:
+        UserError: the file is not what the controller writes.
+    """
+    try:
+        return Served.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        fix = "Remove it and apply conf.ini"
+        raise UserError(Problem(f"is damaged: {error.errors()[0]['msg']}", fix, str(file))) from None
+
+
+def render(served: Served, bind: Sequence[str], servers: Sequence[str], retry_unanswered: bool = True) -> str:
     """HAProxy's configuration.
 
     Args:
-        port: the HTTP port clients call.
+        served: the port clients call, and what answers the routes.
         bind: addresses to listen on.
         servers: ``host:port`` of the Serve ingresses.
         retry_unanswered: whether a request goes to another ingress when one dies before it answered.
@@ -168,6 +183,31 @@ def render(port: int, bind: Sequence[str], servers: Sequence[str], retry_unanswe
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(TEMPLATE.read_text())
+    # A route that is longer than another comes later, and takes what begins like both.
+    routes = [_Route(route, shares) for route, shares in sorted(served.routes.items(), key=lambda item: len(item[0]))]
     return template.render(
-        port=port, bind=bind, servers=servers, retry_unanswered=retry_unanswered, health_path=HEALTH_PATH
+        port=served.port,
+        bind=bind,
+        servers=servers,
+        retry_unanswered=retry_unanswered,
+        health_path=HEALTH_PATH,
+        catalog=CATALOG_ADDRESS,
+        routes=routes,
+        header=ALGORITHM_HEADER,
     )
+
+
+class _Route:
+    """A route as HAProxy's rules need it. An algorithm is known there by its prefix, which is plain ASCII."""
+
+    def __init__(self, route: str, shares: Sequence[Share]) -> None:
+        self.path = f"/{route}"
+        self.pattern = f"^/{route}".replace(".", "[.]")
+        self.algorithms = [share.prefix.lstrip("/") for share in shares]
+        # A die of `total` sides: each algorithm's requests begin at its `first` side.
+        self.total = 0
+        self.first: list[tuple[str, int]] = []
+        for algorithm, share in zip(self.algorithms, shares, strict=True):
+            if share.weight:
+                self.first.append((algorithm, self.total))
+            self.total += share.weight

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from modelserve.routes import Served
+
 # How a diff shows a change's action.
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 Apps = Mapping[str, dict[str, Any]]
@@ -24,7 +26,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "runtime_env.env_vars.PATH": ("environment", True),
     "runtime_env.env_vars": ("env", True),
     "runtime_env": ("environment", True),
-    "route_prefix": ("route", False),
+    "route_prefix": ("prefix", False),
     "deployments.num_replicas": ("replicas", False),
     "deployments.health_check_period_s": ("health checks", False),
     "deployments.max_ongoing_requests": ("max_ongoing_requests", False),
@@ -39,6 +41,8 @@ _MEANING: dict[str, tuple[str, bool]] = {
 }
 # Where Serve adds nothing of its own: what is not wanted any more is a difference, too.
 _OURS = ("args.", "runtime_env.", "deployments.user_config.", "deployments.max_queued_", "deployments.backpressure_")
+# The gateway's affair: Serve is not told.
+_OF_THE_GATEWAY = ("route", "weight")
 # Follows from the other places.
 _IDENTITY = "deployments.user_config.identity"
 
@@ -65,6 +69,11 @@ class Change:
     def needs_new_replicas(self) -> bool:
         """Whether the replicas there are cannot be changed in place."""
         return any(difference.new_replicas for difference in self.differences)
+
+    @property
+    def concerns_serve(self) -> bool:
+        """Whether it is more than another route or share of its requests."""
+        return self.action != "change" or any(one.what not in _OF_THE_GATEWAY for one in self.differences)
 
 
 @dataclass(frozen=True)
@@ -103,18 +112,19 @@ class Plan:
         }
 
 
-def compare(wanted: Apps, running: Apps, port: int, running_port: int | None) -> Plan:
+def compare(wanted: Apps, running: Apps, served: Served, answered: Served | None) -> Plan:
     """Find the differences.
 
     Args:
         wanted: Serve application configurations by name, as an apply would send them.
         running: the same, as Serve has them.
-        port: the gateway's port that is wanted.
-        running_port: the one it has; None when it has none yet.
+        served: what the gateway shall answer.
+        answered: what it does; None when it has no configuration yet.
 
     Returns:
         The plan; false when there is nothing to do.
     """
+    places, present = served.places(), {} if answered is None else answered.places()
     changes = []
     for name in sorted(set(running) - set(wanted)):
         changes.append(Change("remove", name))
@@ -122,12 +132,20 @@ def compare(wanted: Apps, running: Apps, port: int, running_port: int | None) ->
         if name not in running:
             changes.append(Change("add", name, tuple(_differences({}, app))))
         else:
-            differences = tuple(_differences(running[name], app))
+            moved = _moves(present.get(name, (None, None)), places.get(name, (None, None)))
+            differences = (*_differences(running[name], app), *moved)
             if differences:
                 changes.append(Change("change", name, differences))
     touched = {change.name for change in changes}
     unchanged = tuple(name for name in wanted if name not in touched)
-    return Plan(tuple(changes), unchanged, None if port == running_port else (running_port, port))
+    port = None if answered is None else answered.port
+    return Plan(tuple(changes), unchanged, None if served.port == port else (port, served.port))
+
+
+def _moves(old: tuple[Any, Any], new: tuple[Any, Any]) -> list[Difference]:
+    paths = [None if route is None else f"/{route}" for route, _ in (old, new)]
+    pairs = zip(_OF_THE_GATEWAY, (paths[0], old[1]), (paths[1], new[1]), strict=True)
+    return [Difference(what, before, after, False) for what, before, after in pairs if before != after]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:

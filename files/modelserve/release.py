@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.errors import UserError
+from modelserve.routes import Served, plain
 from modelserve.store import write_atomically
 
 
@@ -21,14 +22,14 @@ class Target:
 
     Attributes:
         conf: conf.ini's text.
-        port: the gateway's port.
+        served: what the gateway answers: its port, and the algorithms behind each route.
         serve: Serve's whole configuration (``ServeDeploySchema``); its paths carry the hashes of code, environments
             and models.
         versions: the ``python`` and ``ray`` it was made for.
     """
 
     conf: str
-    port: int
+    served: Served
     serve: dict[str, Any]
     versions: dict[str, str]
 
@@ -52,7 +53,7 @@ class Release:
 
     def serves(self, target: Target) -> bool:
         """Whether it serves just that."""
-        return (self.target.port, self.target.serve) == (target.port, target.serve)
+        return (self.target.served, self.target.serve) == (target.served, target.serve)
 
     def as_dict(self) -> dict[str, Any]:
         """The release as a JSON document: how it is kept, too."""
@@ -63,6 +64,7 @@ class Release:
             "changes": list(self.changes),
             "rollback_of": self.rollback_of,
             **vars(self.target),
+            "served": self.target.served.model_dump(),
         }
 
 
@@ -98,7 +100,7 @@ class Releases:
             numbers = self.numbers()
             kept = f"kept are {numbers[0]} to {numbers[-1]}" if numbers else "nothing was released yet"
             raise UserError(f"there is no release {number}: {kept}", "See 'modelserve releases'") from None
-        target = Target(document["conf"], document["port"], document["serve"], document.get("versions", {}))
+        target = Target(document["conf"], _served(document), document["serve"], document.get("versions", {}))
         changes = tuple(document.get("changes", ()))
         return Release(number, document["time"], document["by"], target, changes, document.get("rollback_of"))
 
@@ -135,6 +137,13 @@ class Releases:
         for old in numbers[: max(0, len(numbers) + 1 - self._keep)]:
             (self._directory / f"{old}.json").unlink()
         return number
+
+
+def _served(document: dict[str, Any]) -> Served:
+    if "served" in document:
+        return Served.model_validate(document["served"])
+    # Written before routes were the gateway's.
+    return Served(port=document["port"], routes=plain({app["name"]: app for app in document["serve"]["applications"]}))
 
 
 def author() -> str:

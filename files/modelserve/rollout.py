@@ -6,6 +6,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from modelserve import serve_config
@@ -32,6 +33,21 @@ WAYS_OUT = (
 )
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """What runs and shall not: it stops last, unless its room is needed.
+
+    Attributes:
+        applications: by name, as they run.
+        dispensable: those that nothing takes the place of: they may go before what is new runs.
+        part: called with the names of those that go earlier, before they do.
+    """
+
+    applications: Apps
+    dispensable: frozenset[str]
+    part: Callable[[list[str]], object]
+
+
 class Rollout:
     """Serve's applications, and the waiting for them."""
 
@@ -44,29 +60,53 @@ class Rollout:
         """Make these the whole of what Serve shall run; returns before it does."""
         self._ray.put_applications(serve_config.document(applications.values(), self._settings.serve_port))
 
-    def bring(self, changes: Iterable[Change], wanted: Apps, earlier: Apps, allow_downtime: bool) -> dict[str, str]:
-        """Put ``wanted`` and wait for the changed applications.
+    def bring(
+        self, changes: Iterable[Change], wanted: Apps, earlier: Apps, leaving: Leaving, allow_downtime: bool
+    ) -> dict[str, str]:
+        """Put ``wanted`` beside what leaves, and wait for the changed applications.
 
         Args:
             changes: what differs from what runs.
             wanted: all applications that shall run, by name.
             earlier: Serve's details of the applications as they are before.
+            leaving: what runs until then.
             allow_downtime: where new replicas find no room beside the old ones, stop the old ones first.
 
         Returns:
             The causes of failures by name; empty when everything runs.
         """
-        self.put(wanted)
+        coming = [change for change in changes if change.action != "remove" and change.concerns_serve]
+        staying = dict(leaving.applications)
         given_way: dict[str, Any] = {}
 
-        def make_room(name: str) -> None:
-            given_way[name] = copy.deepcopy(wanted[name])
-            given_way[name]["deployments"][0]["max_surge_percent"] = 0
-            self.put({**wanted, **given_way})
+        def go(name: str, missing: str, names: Iterable[str]) -> bool:
+            going = [one for one in sorted(names) if staying.pop(one, None)]
+            if going:
+                self._progress(f"{name}: {missing}: {', '.join(going)}, which conf.ini has no more, stops first")
+                leaving.part(going)
+            return bool(going)
 
-        failed = self.wait(changes, wanted, earlier, make_room if allow_downtime else None)
+        def make_room(name: str, missing: str) -> bool:
+            if not go(name, missing, leaving.applications if allow_downtime else leaving.dispensable):
+                if not allow_downtime or name in given_way:
+                    return False
+                self._progress(f"{name}: {missing}: the old replicas stop first")
+                given_way[name] = copy.deepcopy(wanted[name])
+                given_way[name]["deployments"][0]["max_surge_percent"] = 0
+            self.put({**staying, **wanted, **given_way})
+            return True
+
+        if leaving.dispensable & set(staying):
+            # Nothing is gained by waiting for room that is seen to be missing.
+            for change in coming:
+                missing = self._no_room(wanted[change.name], False) if change.needs_new_replicas else ""
+                if missing and go(change.name, missing, leaving.dispensable):
+                    break
+        if coming:
+            self.put({**staying, **wanted})
+        failed = self.wait(coming, wanted, earlier, make_room)
         if given_way and not failed:
-            self.put(wanted)
+            self.put({**staying, **wanted})
         return failed
 
     def wait(
@@ -74,13 +114,14 @@ class Rollout:
         changes: Iterable[Change],
         wanted: Apps,
         earlier: Apps,
-        make_room: Callable[[str], None] | None = None,
+        make_room: Callable[[str, str], bool] | None = None,
         quiet: bool = False,
     ) -> dict[str, str]:
         """Wait until each changed application runs as ``wanted`` or has failed; returns the failures' causes by name.
 
-        ``earlier`` is what Serve's details of the applications were before; ``make_room`` is called, once each, with
-        the name of an application whose new replicas find none; ``quiet`` expects them healthy at once.
+        ``earlier`` is what Serve's details of the applications were before; ``make_room`` is called with the name of an
+        application whose new replicas find none and what they miss, and says whether it could do something; ``quiet``
+        expects them healthy at once.
         """
         waiting = {change.name: change for change in changes if change.action != "remove"}
         failed: dict[str, str] = {}
@@ -124,14 +165,10 @@ class Rollout:
                     missing = self._no_room(wanted[name], waited > PATIENCE * room.timeout_s) if waited else ""
                     if not missing:
                         continue
-                    if make_room is None:
-                        failed[name] = f"{missing}. {WAYS_OUT}"
-                    else:
-                        self._progress(f"{name}: {missing}: the old replicas stop first")
-                        make_room(name)
-                        room.forget(name)
+                    if make_room is not None and make_room(name, missing):
                         deadline = time.monotonic() + self._settings.deploy_timeout_s
                         continue
+                    failed[name] = f"{missing}. {WAYS_OUT}"
                 else:
                     failing[name] += 1
                     if failing[name] < outcome.sightings:
@@ -150,17 +187,16 @@ class Rollout:
                 time.sleep(POLL_S)
         return failed
 
-    def wait_for_routes(self, before: Apps, wanted: Apps) -> None:
-        """Wait until the ingress answers the routes of ``wanted``, and no more those that were there before."""
+    def wait_for_routes(self, wanted: Apps) -> None:
+        """Wait until the ingress answers all of ``wanted``."""
         # Asking one that may rest would wake it: its first answer takes as long as its model to load.
-        new = {application["route_prefix"] for application in wanted.values() if not may_rest(application)}
-        old = {application["route_prefix"] for application in before.values()}
-        old -= {application["route_prefix"] for application in wanted.values()}
+        prefixes = {application["route_prefix"] for application in wanted.values() if not may_rest(application)}
         deadline = time.monotonic() + ROUTES_TIMEOUT_S
-        while not (all(map(self._ray.ingress_answers, new)) and not any(map(self._ray.ingress_answers, old))):
+        while not all(map(self._ray.ingress_answers, prefixes)):
             if time.monotonic() > deadline:
+                port = self._settings.serve_port
                 raise UserError(
-                    f"Serve's ingress on port {self._settings.serve_port} does not follow: wanted are {sorted(new)}",
+                    f"Serve's ingress on port {port} does not follow: wanted are {sorted(prefixes)}",
                     "See 'modelserve status' and 'docker logs modelserve_head'",
                 )
             time.sleep(POLL_S / 2)
@@ -212,7 +248,3 @@ class _Room:
             return 0
         self._asked[name] = now
         return now - since
-
-    def forget(self, name: str) -> None:
-        """Ask no more about this one."""
-        self._asked[name] = float("inf")

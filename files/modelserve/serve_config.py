@@ -8,6 +8,7 @@ from typing import Any
 
 from modelserve import hashing
 from modelserve.conf import Section
+from modelserve.routes import prefix_of
 
 # How soon Serve notices that a replica died; its own default is 10.
 HEALTH_CHECK_PERIOD_S = 2
@@ -51,7 +52,7 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
         resources["label_selector"] = section.labels
     return {
         "name": section.name,
-        "route_prefix": f"/{section.route}",
+        "route_prefix": prefix_of(section.name),
         "import_path": "modelserve.serving:build",
         "runtime_env": runtime_env,
         "args": args,

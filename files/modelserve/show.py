@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from modelserve.plan import SIGNS, Difference, Plan
 from modelserve.release import Release
+from modelserve.routes import WHOLE
 
 
 def plan_text(plan: Plan) -> str:
@@ -50,9 +51,11 @@ def status_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "nothing is served: conf.ini has no section, or was not applied yet"
     url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # to be copied: never cut
-    table = Table("algorithm", "status", "replicas", url, box=box.SIMPLE_HEAD)
+    shared = any(row["url"] and row["weight"] != WHOLE for row in rows)
+    table = Table("algorithm", "status", "replicas", *(["share"] if shared else []), url, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", row["url"])
+        share = [f"{row['weight']:.3g}%" if row["url"] else ""] if shared else []
+        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", *share, row["url"])
     messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
     return "\n".join([*_lines(table), *messages])
 

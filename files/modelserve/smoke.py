@@ -7,7 +7,9 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from modelserve.conf import Section
 from modelserve.deploy import Controller
+from modelserve.routes import picking
 
 TIMEOUT_S = 60
 SHOWN = 160  # characters of an answer
@@ -31,14 +33,15 @@ def ask_all(controller: Controller) -> list[dict[str, Any]]:
             row["ok"] = state["status"] == "RUNNING"
             row["text"] = f"is {state['status']}; no question asked: its section has no 'warmup'"
         else:
-            row["ok"], row["text"] = _ask(state["url"], section.method[0], section.warmup)
+            row["ok"], row["text"] = _ask(state["url"], section)
         rows.append(row)
     return rows
 
 
-def _ask(url: str, method: str, params: dict[str, Any]) -> tuple[bool, str]:
-    body = json.dumps(params)
-    request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"}, method=method)
+def _ask(url: str, section: Section) -> tuple[bool, str]:
+    body, method = json.dumps(section.warmup), section.method[0]
+    headers = {"Content-Type": "application/json", **picking(section.name)}
+    request = urllib.request.Request(url, body.encode(), headers, method=method)
     asked = f"{method} {url} {body}"
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -18,6 +18,7 @@ from modelserve.cli import main
 from modelserve.conf import Section
 from modelserve.gateway import Gateway
 from modelserve.release import Releases, Target
+from modelserve.routes import Served, Share
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,14 +43,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def served(port: int) -> Served:
+    return Served(port=port, routes={"echo": (Share(name="Echo", prefix="/Echo"),)})
+
+
 def serving(home: Path, site: Site, status: str = "RUNNING", message: str = "") -> None:
     """Have ``site`` answer as Ray's dashboard, with one application, and as the gateway."""
     (home / "settings.json").write_text(json.dumps({"dashboard_url": site.url}))
-    Gateway(Settings.load(home)).configure(site.port)
+    Gateway(Settings.load(home)).configure(served(site.port))
     application: dict[str, Any] = {
         "status": status,
         "message": message,
-        "route_prefix": "/echo",
+        "route_prefix": "/Echo",
         "deployments": {"Echo": {"replicas": [{"replica_id": "a", "state": "RUNNING"}]}},
         "deployed_app_config": {
             "deployments": [{"num_replicas": 1, "ray_actor_options": {"num_gpus": 0.5}}],
@@ -200,7 +205,7 @@ def test_smoke_names_what_is_not_served(home: Path, site: Site, capsys: pytest.C
 
 
 def test_a_health_check_waits_as_long_as_it_is_told(home: Path, site: Site) -> None:
-    Gateway(Settings.load(home)).configure(site.port)
+    Gateway(Settings.load(home)).configure(served(site.port))
     site.answers["/healthz"] = (503, b"{}")
     assert main(["gateway", "health"]) == 1
     assert len(site.asked) == 1
@@ -281,7 +286,7 @@ def released(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         section = Section(name="Echo", backend="Echo", route="echo", replicas=replicas)
         application = serve_config.application(section, Path(package), [Path("/s/model/ab12/words.json")], Path("/e/1"))
         document = serve_config.document([application], 8000)
-        releases.record(Target(CONF, port, document, {}), [f"~ Echo ({package})"])
+        releases.record(Target(CONF, served(port), document, {}), [f"~ Echo ({package})"])
     return home
 
 

@@ -24,8 +24,8 @@ from modelserve.serve_config import application
 WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
 
 
-def app(package: str = "/pkg/2", replicas: int = 2, route: str = "echo") -> dict[str, Any]:
-    section = Section(name="Echo", backend="Echo", route=route, replicas=replicas)
+def app(package: str = "/pkg/2", replicas: int = 2, name: str = "Echo") -> dict[str, Any]:
+    section = Section(name=name, backend="Echo", route="echo", replicas=replicas)
     return application(section, Path(package), [], Path("/env/1"))
 
 
@@ -155,7 +155,7 @@ def test_what_serve_does_not_know_yet_is_waited_for() -> None:
     assert outcome_of(None, app(), set()).state is WAITING
 
 
-@pytest.mark.parametrize("other", [{"package": "/pkg/1"}, {"route": "old"}], ids=["code", "route"])
+@pytest.mark.parametrize("other", [{"package": "/pkg/1"}, {"name": "Old"}], ids=["code", "prefix"])
 def test_replicas_of_another_configuration_do_not_count(other: dict[str, Any]) -> None:
     running = details(app(**other), {"a": "RUNNING", "b": "RUNNING"})
     assert outcome_of(running, app(), set()).state is WAITING
@@ -231,7 +231,7 @@ def test_a_replica_that_ran_and_died_during_an_update_gets_time_to_be_replaced()
 def test_room_is_missing_when_a_replica_waits_and_none_is_about_to_give_its_own() -> None:
     wanted = app()
     starting = details(wanted, {"old": "RUNNING", "new": "STARTING"}, "DEPLOYING")
-    others = details(app(route="other"), {"x": "RUNNING"})
+    others = details(app(name="Other"), {"x": "RUNNING"})
     assert room_missing("Echo", {"Echo": starting, "Other": others})
     assert not room_missing("Other", {"Echo": starting, "Other": others})
     assert not room_missing("Echo", {})

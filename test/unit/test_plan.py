@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from modelserve.conf import METHODS, Section
 from modelserve.plan import compare
+from modelserve.routes import Served, Share
 from modelserve.serve_config import application
 
-PORT = 666
+# The gateway as it is in most of these: it knows no algorithm, so that none moves.
+HERE = Served(port=666)
 
 
 def app(
@@ -27,8 +29,12 @@ def app(
     return application(section, Path(package), map(Path, models), Path(environment))
 
 
+def behind(route: str, weight: int = 1) -> Served:
+    return Served(port=666, routes={route: (Share(name="Echo", prefix="/Echo", weight=weight),)})
+
+
 def test_what_is_served_already_is_no_change() -> None:
-    plan = compare({"Echo": app()}, {"Echo": app()}, PORT, PORT)
+    plan = compare({"Echo": app()}, {"Echo": app()}, HERE, HERE)
     assert not plan
     assert plan.unchanged == ("Echo",)
 
@@ -37,18 +43,18 @@ def test_defaults_that_serve_adds_are_no_change() -> None:
     running = copy.deepcopy(app())
     running["external_scaler_enabled"] = False
     running["deployments"][0] |= {"graceful_shutdown_timeout_s": 20, "logging_config": None}
-    assert not compare({"Echo": app()}, {"Echo": running}, PORT, PORT)
+    assert not compare({"Echo": app()}, {"Echo": running}, HERE, HERE)
 
 
 def test_a_plan_adds_removes_and_leaves_alone() -> None:
-    plan = compare({"New": app(), "Same": app()}, {"Same": app(), "Old": app()}, PORT, PORT)
+    plan = compare({"New": app(), "Same": app()}, {"Same": app(), "Old": app()}, HERE, HERE)
     assert {(change.action, change.name) for change in plan.changes} == {("add", "New"), ("remove", "Old")}
     assert plan.unchanged == ("Same",)
     assert plan
 
 
 def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() -> None:
-    removed, added = compare({"New": app()}, {"Old": app()}, PORT, PORT).changes
+    removed, added = compare({"New": app()}, {"Old": app()}, HERE, HERE).changes
     assert (added.name, added.needs_new_replicas) == ("New", True)
     assert (removed.name, removed.needs_new_replicas) == ("Old", False)
 
@@ -64,7 +70,6 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
         ({"environment": "/store/env/Echo-2"}, "environment", True),
         ({"gpu_cost": 1}, "resources", True),
         ({"cpu_cost": 2}, "resources", True),
-        ({"route": "other"}, "route", False),
         ({"replicas": 2}, "replicas", False),
         ({"user_config": {"top": 3}}, "user_config", False),
         ({"user_config": None}, "user_config", True),
@@ -81,11 +86,11 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
     ],
 )
 def test_each_difference_is_named(change: dict[str, Any], what: str, new_replicas: bool) -> None:
-    (found,) = compare({"Echo": app(**change)}, {"Echo": app()}, PORT, PORT).changes
+    (found,) = compare({"Echo": app(**change)}, {"Echo": app()}, HERE, HERE).changes
     assert found.action == "change"
     assert [(one.what, one.new_replicas) for one in found.differences] == [(what, new_replicas)]
     assert found.needs_new_replicas is new_replicas
-    (back,) = compare({"Echo": app()}, {"Echo": app(**change)}, PORT, PORT).changes
+    (back,) = compare({"Echo": app()}, {"Echo": app(**change)}, HERE, HERE).changes
     assert [(one.what, one.old, one.new) for one in back.differences] == [
         (one.what, one.new, one.old) for one in found.differences
     ]
@@ -93,31 +98,43 @@ def test_each_difference_is_named(change: dict[str, Any], what: str, new_replica
 
 def test_batches_need_replicas_that_gather_them() -> None:
     for wanted, running in ((app(batch_size=4), app()), (app(), app(batch_size=4))):
-        (change,) = compare({"Echo": wanted}, {"Echo": running}, PORT, PORT).changes
+        (change,) = compare({"Echo": wanted}, {"Echo": running}, HERE, HERE).changes
         assert {one.what for one in change.differences} == {"batch_size", "batch_wait"}
         assert change.needs_new_replicas
 
 
 def test_differences_are_named_together() -> None:
-    changed = app(package="/store/pkg/Echo-2", replicas=4, route="other")
-    (change,) = compare({"Echo": changed}, {"Echo": app()}, PORT, PORT).changes
-    assert {one.what for one in change.differences} == {"code", "replicas", "route"}
-    assert change.needs_new_replicas
+    changed = app(package="/store/pkg/Echo-2", replicas=4)
+    old, new = behind("echo"), behind("other", weight=10)
+    (change,) = compare({"Echo": changed}, {"Echo": app()}, new, old).changes
+    assert {one.what for one in change.differences} == {"code", "replicas", "route", "weight"}
+    assert change.needs_new_replicas and change.concerns_serve
+
+
+def test_another_route_or_share_is_not_serve_s_affair() -> None:
+    plan = compare({"Echo": app()}, {"Echo": app()}, behind("other", weight=10), behind("echo"))
+    assert plan.summary() == ["~ Echo (route, weight)"]
+    (change,) = plan.changes
+    assert [(one.old, one.new) for one in change.differences] == [("/echo", "/other"), (1, 10)]
+    assert not change.needs_new_replicas and not change.concerns_serve
+    assert not compare({"Echo": app()}, {"Echo": app()}, behind("echo"), behind("echo"))
+    assert compare({"Echo": app()}, {"Echo": app()}, behind("echo"), HERE), "a gateway that lost its routes"
 
 
 @pytest.mark.parametrize(("running_port", "changed"), [(666, False), (667, True), (None, True)])
 def test_another_port_is_a_change_of_its_own(running_port: int | None, changed: bool) -> None:
-    plan = compare({"Echo": app()}, {"Echo": app()}, PORT, running_port)
+    answered = None if running_port is None else Served(port=running_port)
+    plan = compare({"Echo": app()}, {"Echo": app()}, HERE, answered)
     assert bool(plan) is changed
     assert plan.changes == ()
-    assert plan.port == ((running_port, PORT) if changed else None)
+    assert plan.port == ((running_port, 666) if changed else None)
 
 
 def test_a_plan_is_a_json_document() -> None:
-    plan = compare({"Echo": app(replicas=2), "New": app()}, {"Echo": app(), "Old": app()}, PORT, None)
+    plan = compare({"Echo": app(replicas=2), "New": app()}, {"Echo": app(), "Old": app()}, HERE, None)
     document = json.loads(json.dumps(plan.as_dict()))
     assert document["changed"] is True
-    assert document["port"] == {"old": None, "new": PORT}
+    assert document["port"] == {"old": None, "new": 666}
     changes = {change["name"]: change for change in document["changes"]}
     assert {name: change["action"] for name, change in changes.items()} == {
         "Echo": "change",
@@ -152,12 +169,12 @@ APPS = st.dictionaries(
 
 @given(APPS)
 def test_nothing_differs_from_itself(apps: dict[str, Any]) -> None:
-    assert not compare(apps, copy.deepcopy(apps), PORT, PORT)
+    assert not compare(apps, copy.deepcopy(apps), HERE, HERE)
 
 
 @given(APPS, APPS)
 def test_every_algorithm_is_in_a_plan_once(wanted: dict[str, Any], running: dict[str, Any]) -> None:
-    plan = compare(wanted, running, PORT, PORT)
+    plan = compare(wanted, running, HERE, HERE)
     names = [change.name for change in plan.changes] + list(plan.unchanged)
     assert sorted(names) == sorted(wanted.keys() | running.keys())
     assert all(wanted[name] == running[name] for name in plan.unchanged)

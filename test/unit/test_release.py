@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelserve.conf import Section
 from modelserve.errors import UserError
+from modelserve.plan import Plan, compare
 from modelserve.release import Releases, Target
+from modelserve.routes import Served, Share, routes_of
+from modelserve.serve_config import application, document
+
+SERVED = Served(port=666, routes={"face": (Share(name="A", prefix="/A", weight=90), Share(name="B", prefix="/B"))})
 
 
 def target(conf: str = "", package: str = "/store/pkg/Echo-1") -> Target:
     application = {"name": "Echo", "args": {"package": package}}
-    return Target(conf, 666, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
+    return Target(conf, SERVED, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
 
 
 def test_before_the_first_there_is_none(tmp_path: Path) -> None:
@@ -33,6 +41,19 @@ def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.Mo
     assert release.target == target("[MODEL SERVE]\n")
     assert release.target.applications["Echo"]["args"] == {"package": "/store/pkg/Echo-1"}
     assert release.serves(target("another comment")) and not release.serves(target(package="/store/pkg/Echo-2"))
+
+
+def test_a_release_of_before_the_gateway_had_the_routes_is_read(tmp_path: Path) -> None:
+    releases = Releases(tmp_path, keep=3)
+    file = tmp_path / f"{releases.record(target())}.json"
+    document = json.loads(file.read_text())
+    del document["served"]
+    document["port"] = 667
+    document["serve"]["applications"][0]["route_prefix"] = "/a/b"
+    file.write_text(json.dumps(document))
+    latest = releases.latest()
+    assert latest is not None
+    assert latest.target.served == Served(port=667, routes={"a/b": (Share(name="Echo", prefix="/a/b"),)})
 
 
 def test_the_release_to_return_to_is_the_one_before_the_last(tmp_path: Path) -> None:
@@ -75,3 +96,50 @@ def test_other_files_in_the_directory_are_no_releases(tmp_path: Path) -> None:
 def test_any_conf_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, conf: str) -> None:
     releases = Releases(tmp_path_factory.mktemp("releases"), keep=1)
     assert releases.read(releases.record(target(conf))).target.conf == conf
+
+
+def section(name: str, **keys: Any) -> Section:
+    return Section(**{"name": name, "backend": "B", "route": name.lower(), **keys})
+
+
+SECTIONS = st.lists(
+    st.builds(
+        section,
+        name=st.sampled_from("ABCD"),
+        replicas=st.integers(1, 3),
+        gpu_cost=st.sampled_from([0, 0.5, 1]),
+        user_config=st.none() | st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False), max_size=2),
+        warmup=st.none() | st.dictionaries(st.text(), st.text(), max_size=2),
+        max_replicas=st.none() | st.integers(3, 5),
+        request_timeout=st.none() | st.floats(0.1, 10),
+        env=st.dictionaries(st.sampled_from("XY"), st.text()),
+        labels=st.dictionaries(st.sampled_from("LM"), st.sampled_from("ab")),
+        route=st.sampled_from(["x", "y/z"]),
+        weight=st.integers(1, 100),
+    ),
+    unique_by=lambda one: one.name,
+)
+
+
+def target_of(sections: list[Section], code: str, port: int) -> Target:
+    made = [application(one, Path(f"/pkg/{one.name}-{code}"), [], Path("/env/1")) for one in sections]
+    return Target("", Served(port=port, routes=routes_of(sections)), document(made, 8000), {})
+
+
+def plan(wanted: Target, running: Target) -> Plan:
+    return compare(wanted.applications, running.applications, wanted.served, running.served)
+
+
+@given(SECTIONS, SECTIONS, st.sampled_from("12"), st.sampled_from([666, 667]))
+def test_a_rollback_restores_the_plan(
+    tmp_path_factory: pytest.TempPathFactory, old: list[Section], new: list[Section], code: str, port: int
+) -> None:
+    releases = Releases(tmp_path_factory.mktemp("releases"), keep=2)
+    before, after = target_of(old, "1", 666), target_of(new, code, port)
+    first = releases.record(before)
+    releases.record(after)
+    kept = releases.read(first)
+    # Returning leads to just what was served, from where conf.ini, unchanged, plans the same as it did then.
+    assert kept.serves(before) and not plan(before, kept.target) and not plan(kept.target, before)
+    assert plan(after, kept.target) == plan(after, before)
+    assert bool(plan(after, kept.target)) is bool(plan(kept.target, after))

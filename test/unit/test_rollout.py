@@ -14,7 +14,7 @@ import pytest
 from modelserve.conf import Section
 from modelserve.plan import Change, Difference
 from modelserve.ray_api import RayAPI
-from modelserve.rollout import Rollout
+from modelserve.rollout import Leaving, Rollout
 from modelserve.serve_config import application
 from modelserve.settings import Settings
 
@@ -27,6 +27,7 @@ WANTED = {
     "Echo": application(Section(name="Echo", backend="Echo", route="echo", gpu_cost=1), Path("/p"), [], Path("/e"))
 }
 CODE = Change("change", "Echo", (Difference("code", "a", "b", True),))
+NOBODY = Leaving({}, frozenset(), list)
 Play = Callable[..., None]
 
 
@@ -43,7 +44,7 @@ def details(states: dict[str, str], status: str = "DEPLOYING", message: str = ""
         "deployment_config": {"user_config": copy.deepcopy(WANTED["Echo"]["deployments"][0]["user_config"])},
         "replicas": replicas,
     }
-    return {"status": status, "message": "", "route_prefix": "/echo", "deployments": {"Echo": deployment}}
+    return {"status": status, "message": "", "route_prefix": "/Echo", "deployments": {"Echo": deployment}}
 
 
 @pytest.fixture
@@ -102,7 +103,8 @@ def rollout(site: Site, said: list[str], **settings: Any) -> Rollout:
 
 
 def bring(site: Site, earlier: dict[str, str], allow_downtime: bool = False, **settings: Any) -> dict[str, str]:
-    return rollout(site, [], **settings).bring([CODE], WANTED, {"Echo": details(earlier, "RUNNING")}, allow_downtime)
+    made = rollout(site, [], **settings)
+    return made.bring([CODE], WANTED, {"Echo": details(earlier, "RUNNING")}, NOBODY, allow_downtime)
 
 
 def puts(site: Site) -> list[int]:
@@ -185,3 +187,42 @@ def test_shares_of_several_gpus_are_no_whole_one(site: Site, play: Play) -> None
     play(details({"old": "RUNNING", "new": "STARTING"}))
     failed = bring(site, {"old": "RUNNING"}, room_timeout_s=0.4)
     assert "it needs 1 GPU; free are head 1 GPU, in parts of several GPUs" in failed["Echo"]
+
+
+def names_put(site: Site) -> list[set[str]]:
+    """The applications of each configuration that was put."""
+    bodies = [json.loads(asked.body) for asked in site.asked if asked.method == "PUT"]
+    return [{application["name"] for application in body["applications"]} for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dispensable", "allow_downtime", "put", "parted"),
+    [
+        (1, True, False, [{"Echo", "Old"}], []),
+        (0, True, False, [{"Echo"}], [["Old"]]),
+        (0, False, True, [{"Echo", "Old"}, {"Echo"}], [["Old"]]),
+        (0, False, False, [{"Echo", "Old"}], []),
+    ],
+    ids=["there is room", "its room is needed", "its place is taken, a gap is allowed", "no gap is"],
+)
+def test_what_leaves_stays_unless_its_room_is_needed(
+    site: Site, play: Play, gpus: float, dispensable: bool, allow_downtime: bool, put: Any, parted: Any
+) -> None:
+    free(site, gpus)
+    parts: list[list[str]] = []
+    leaving = Leaving(
+        {"Old": {**WANTED["Echo"], "name": "Old"}}, frozenset(["Old"] if dispensable else []), parts.append
+    )
+    play(
+        details({"new": "STARTING"}), details({"new": "RUNNING"}, "RUNNING"), seconds=0.6 if gpus or dispensable else 2
+    )
+    added = Change("add", "Echo", CODE.differences)
+    failed = rollout(site, []).bring([added], WANTED, {}, leaving, allow_downtime)
+    assert bool(failed) is (put == [{"Echo", "Old"}] and not gpus)
+    assert (names_put(site), parts) == (put, parted)
+
+
+def test_a_change_of_a_route_alone_tells_serve_nothing(site: Site) -> None:
+    moved = Change("change", "Echo", (Difference("route", "/a", "/b", False),))
+    assert rollout(site, []).bring([moved], WANTED, {}, NOBODY, False) == {}
+    assert site.asked == []

@@ -26,7 +26,7 @@ def identity(application: dict[str, Any]) -> str:
 def test_a_section_s_keys_arrive() -> None:
     made = app(models=("/m/1/a",), replicas=3, gpu_cost=0.5, cpu_cost=2, user_config=[1], warmup={"x": 1})
     (deployment,) = made["deployments"]
-    assert made["route_prefix"] == "/a/b"
+    assert made["route_prefix"] == "/Echo"
     assert made["runtime_env"]["py_executable"] == "/env/1/bin/python"
     assert deployment["num_replicas"] == 3
     assert deployment["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0.5}

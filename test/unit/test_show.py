@@ -11,7 +11,8 @@ from modelserve.show import plan_text, status_table
 
 def row(**values: Any) -> dict[str, Any]:
     url = "http://127.0.0.1:666/extract"
-    return {"name": "Echo", "status": "RUNNING", "replicas": 1, "wanted": 1, "url": url, "message": "", **values}
+    numbers = {"replicas": 1, "wanted": 1, "weight": 100.0}
+    return {"name": "Echo", "status": "RUNNING", "url": url, "message": "", **numbers, **values}
 
 
 def test_a_plan_reads_as_a_diff() -> None:
@@ -66,6 +67,12 @@ def test_a_status_has_a_line_for_each_algorithm() -> None:
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert lines["Echo"] == ["RUNNING", "1/1", "http://127.0.0.1:666/extract"]
     assert lines["Other"] == ["DEPLOYING", "1/3", "http://127.0.0.1:666/extract"]
+
+
+def test_a_shared_route_shows_who_answers_how_much_of_it() -> None:
+    text = status_table([row(weight=90), row(name="New", weight=10.0), row(name="Other", url="", weight=0)])
+    lines = {line.split()[0]: line.split()[3:] for line in text.splitlines() if line.strip()}
+    assert (lines["Echo"][0], lines["New"][0], lines["Other"]) == ("90%", "10%", [])
 
 
 def test_a_status_fits_80_columns() -> None:

@@ -24,9 +24,11 @@ from load import Load  # noqa: E402
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 PROJECT = bed.DIRECTORY / "project"
 HOME = "/opt/modelserve"
+WORKERS = ("worker_1", "worker_2")
 PORT = 666
-INGRESS_PORT = 8000
+INGRESS_PORT = 8000  # where Serve itself answers, each algorithm by its name
 REQUESTS = [("extract", {"text": "good morning"}), ("embed", {"sentence": "a cat sits on the mat"})]
+DIRECT = [(name, params) for name, (_, params) in zip(("AlgoExample", "TextEmbedding"), REQUESTS, strict=True)]
 
 
 class Cluster:
@@ -116,7 +118,7 @@ class Cluster:
 
     def load(self, host: str = bed.HEAD, port: int = PORT) -> Load:
         """A steady load on every algorithm, through the gateway or a host's ingress."""
-        return Load(bed.address(host), port, REQUESTS)
+        return Load(bed.address(host), port, DIRECT if port == INGRESS_PORT else REQUESTS)
 
     def ask(self, route: str, params: Any, host: str = bed.HEAD, port: int = PORT) -> Any:
         """One request's answer."""

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import bed
 import pytest
-from conftest import HOME, PORT, PROJECT, Cluster
-
-WORKERS = ("worker_1", "worker_2")
+from conftest import HOME, PORT, PROJECT, WORKERS, Cluster
 
 
 def test_replicas_are_spread_over_the_workers_and_share_gpus(cluster: Cluster) -> None:
@@ -33,7 +31,7 @@ def test_the_gateway_answers_from_all_workers(cluster: Cluster) -> None:
 
 def test_every_worker_answers_by_itself(cluster: Cluster) -> None:
     for worker in WORKERS:
-        assert cluster.ask("extract", {"text": "good"}, worker, 8000)["status"] == 1
+        assert cluster.ask("AlgoExample", {"text": "good"}, worker, 8000)["status"] == 1
 
 
 def test_ray_wants_the_token(cluster: Cluster) -> None:

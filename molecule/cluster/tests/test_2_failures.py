@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import bed
 import pytest
-from conftest import INGRESS_PORT, Cluster, Load
+from conftest import INGRESS_PORT, WORKERS, Cluster, Load
 
-WORKERS = ("worker_1", "worker_2")
 Table = list[tuple[str, ...]]
 
 

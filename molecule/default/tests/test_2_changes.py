@@ -103,5 +103,5 @@ def test_every_release_is_recorded(cluster: Cluster) -> None:
     releases = sorted((HOME / "releases").glob("*.json"), key=lambda path: int(path.stem))
     assert 2 <= len(releases) <= 10
     last: dict[str, Any] = json.loads(releases[-1].read_text())
-    assert last["port"] == 6660 and "[algopkg.AlgoExample]" in last["conf"]
+    assert last["served"]["port"] == 6660 and "[algopkg.AlgoExample]" in last["conf"]
     assert {application["name"] for application in last["serve"]["applications"]} >= {"AlgoExample", "NumpyOld"}

@@ -1,0 +1,94 @@
+"""Updates, rollbacks and splits on a cluster of hosts, under a steady load: nobody notices."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import bed
+import pytest
+from conftest import PORT, PROJECT, WORKERS, Cluster
+
+# A second beyond the usual latency is the aim; these hosts share two cores with the load and with each other.
+STALL_S = 5
+SPLIT = """
+[algopkg.NewExample]
+backend = algo_backend
+model = example_words.json
+gpu_cost = 0.25
+route = extract
+weight = 20
+"""
+
+
+@pytest.fixture
+def project(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
+    """The project, to be changed by a test; put back when the test has ended."""
+    saved = tmp_path / "project"
+    shutil.copytree(PROJECT, saved)
+    yield PROJECT
+    shutil.rmtree(PROJECT)
+    shutil.copytree(saved, PROJECT)
+    cluster.playbook("playbooks/deploy.yml")
+    cluster.wait_for(*WORKERS)
+
+
+def test_updates_and_a_rollback_lose_no_request(cluster: Cluster, project: Path) -> None:
+    before = cluster.replicas()
+    first = json.loads(cluster.ctl("releases", "--json"))["releases"][0]["number"]
+    with cluster.load() as load:
+        # Code and number of replicas of one, the GPU share of the other; its environment; in place; and all of it back.
+        cluster.edit("algopkg/AlgoExample/backend.py", "^class ", "UPDATED = True\n\n\nclass ")
+        cluster.edit("conf.ini", r"replicas = 2(?=\ngpu_cost = 0.5\nroute = extract)", "replicas = 1")
+        cluster.edit("conf.ini", r"gpu_cost = 0.5(?=\nroute = embed)", "gpu_cost = 0.25")
+        text = cluster.playbook("playbooks/deploy.yml")
+        assert "code (new replicas)" in text and "resources: " in text
+        cluster.edit("conf.ini", r"(?<=route = extract\n)", "max_ongoing_requests = 50\n")
+        cluster.playbook("playbooks/deploy.yml")
+        changed = cluster.replicas()
+        text = cluster.playbook("playbooks/rollback.yml")
+        assert "building" not in text
+        assert cluster.replicas().keys() == changed.keys(), "that one was changed in place"
+        cluster.playbook("playbooks/rollback.yml", "-e", f"release={first}")
+    assert len(load.answers) > 100 and not load.failed(), load.kinds()
+    assert load.longest() < STALL_S
+    assert len(changed) == len(before) - 1 and not changed.keys() & before.keys()
+    assert len(cluster.replicas()) == len(before)
+
+
+def test_a_failed_update_does_no_harm(cluster: Cluster, project: Path) -> None:
+    before = cluster.replicas()
+    with cluster.load() as load:
+        cluster.edit("algopkg/AlgoExample/backend.py", "^import ", "import no_such_module\nimport ")
+        text = cluster.playbook("playbooks/deploy.yml", check=False)
+    assert "AlgoExample failed to start: ModuleNotFoundError: No module named 'no_such_module'" in text
+    assert not load.failed(), load.kinds()
+    assert cluster.replicas() == before
+
+
+def test_a_split_over_the_cluster(cluster: Cluster, project: Path) -> None:
+    shutil.copytree(project / "algopkg/AlgoExample", project / "algopkg/NewExample")
+    (project / "conf.ini").write_text((project / "conf.ini").read_text() + SPLIT)
+    with cluster.load() as load:
+        cluster.playbook("playbooks/deploy.yml")
+        shares = who_answers()
+        assert 0.1 < shares["NewExample"] < 0.3 and set(shares) == {"NewExample", "AlgoExample"}, shares
+        cluster.edit("conf.ini", "weight = 20", "weight = 0")
+        cluster.playbook("playbooks/deploy.yml")
+        assert who_answers() == {"AlgoExample": 1}
+    assert not load.failed(), load.kinds()
+
+
+def who_answers(asked: int = 300) -> dict[str, float]:
+    """The share of the route's requests that each algorithm answers, as measured."""
+    counts: Counter[str] = Counter()
+    for _ in range(asked):
+        url = f"http://{bed.address(bed.HEAD)}:{PORT}/extract"
+        request = urllib.request.Request(url, b'{"text": "good"}', {"Content-Type": "application/json"}, method="GET")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+            counts[response.headers["X-Modelserve-Algorithm"]] += 1
+    return {name: count / asked for name, count in counts.items()}
