@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from modelserve import __version__, openapi
-from modelserve.errors import Problem, UserError
+from modelserve.errors import UserError
+from modelserve.gateway import SERVED, read_served
 from modelserve.health import SCALING, aims_at, cause, may_rest, status_of
 from modelserve.ray_api import RayAPI
+from modelserve.routes import Served, Share
 from modelserve.settings import Settings
 
 # However often it is asked: how old the answer of Serve may be.
@@ -37,58 +36,6 @@ SERVING = ("RUNNING", "PENDING_MIGRATION")
 UNSURE = ("RECOVERING", "UPDATING")
 # No proxy: what is asked is within the cluster, whatever the environment says of the outside.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Target(BaseModel):
-    """An algorithm that answers a public route.
-
-    Attributes:
-        name: the section's, and the Serve application's.
-        prefix: its route within Serve.
-        weight: its share of the route's requests, relative to the others'.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    name: str
-    prefix: str
-    weight: float = 1
-
-
-class Served(BaseModel):
-    """What the controller has put behind the gateway: ``<home>/gateway/served.json``.
-
-    Attributes:
-        port: the gateway's.
-        routes: public routes, without slashes at their ends, each with the algorithms that answer it.
-        ingresses: ``host:port`` of Serve's ingresses; empty where the controller does not name them.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    port: int
-    routes: dict[str, tuple[Target, ...]]
-    ingresses: tuple[str, ...] = ()
-
-    @classmethod
-    def load(cls, file: Path) -> Served | None:
-        """Read the file; None where there is none yet.
-
-        Raises:
-            UserError: the file is not what the controller writes.
-        """
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            fix = "Apply conf.ini: it is written anew"
-            raise UserError(Problem(" ".join(str(error).split())[:300], fix, str(file))) from None
-
-    @property
-    def targets(self) -> dict[str, Target]:
-        """The algorithms by name."""
-        return {target.name: target for targets in self.routes.values() for target in targets}
 
 
 @dataclass(frozen=True)
@@ -167,7 +114,7 @@ class Catalog:
     """Looks at the cluster, at most once a second however often it is asked, and never on the event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._file = settings.home / "gateway" / "served.json"
+        self._file = settings.home / "gateway" / SERVED
         self._serve_port = settings.serve_port
         self._api = RayAPI(settings, API_TIMEOUT_S)
         # Asked all at once: one that hangs holds up nobody.
@@ -202,16 +149,16 @@ class Catalog:
         if self._known is None:
             raise UserError(f"nothing is known of the algorithms yet: {look.trouble}")
         known, current = self._known, look.applications is not None
-        algorithms = await asyncio.to_thread(self._schemas.read, look.served.targets.values(), known, current)
+        algorithms = await asyncio.to_thread(self._schemas.read, _shares(look.served).values(), known, current)
         routes = {
-            route: [(algorithms[target.name], target.weight) for target in targets if target.name in algorithms]
-            for route, targets in look.served.routes.items()
+            route: [(algorithms[share.name], share.weight) for share in shares if share.name in algorithms]
+            for route, shares in look.served.routes.items()
         }
         return openapi.document({route: answering for route, answering in routes.items() if answering}, __version__)
 
     def _look(self) -> Look:
         try:
-            served = Served.load(self._file)
+            served = read_served(self._file)
         except UserError as error:
             return Look(trouble=str(error))
         if served is None:
@@ -221,13 +168,12 @@ class Catalog:
             applications = self._ask_serve()
         except UserError as error:
             applications, trouble = None, f"{error.problems[0].message}: each algorithm was asked directly"
+        shares = _shares(served)
         silent = self._silent(applications) if applications is not None else set()
-        found = {
-            name: judge(applications.get(name), silent) if applications is not None else None for name in served.targets
-        }
-        unsure = [target for name, target in served.targets.items() if found[name] is None]
-        probed = dict(zip([t.name for t in unsure], self._probes.map(self._probe_of(served), unsure), strict=True))
-        algorithms = {name: found[name] or probed[name] for name in served.targets}
+        found = {name: judge(applications.get(name), silent) if applications is not None else None for name in shares}
+        unsure = [share for name, share in shares.items() if found[name] is None]
+        probed = dict(zip([share.name for share in unsure], self._probes.map(self._probe, unsure), strict=True))
+        algorithms = {name: found[name] or probed[name] for name in shares}
         return Look(served, applications, algorithms, trouble)
 
     def _ask_serve(self) -> Mapping[str, Any]:
@@ -257,27 +203,27 @@ class Catalog:
 
         return {host for host, there in zip(hosts, self._probes.map(answers, hosts), strict=True) if not there}
 
-    def _probe_of(self, served: Served) -> Any:
-        """A function that asks a target end to end: the ingresses one after the other, until one's replica answers."""
-        ingresses = served.ingresses or [f"{host}:{self._serve_port}" for host in self._hosts]
+    def _probe(self, share: Share) -> Readiness:
+        """Ask an algorithm end to end: the nodes' ingresses one after the other, until one's replica answers."""
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        problem = "no ingress answers"
+        for host in self._hosts:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                _get(f"http://{host}:{self._serve_port}{share.prefix}{SCHEMA_PATH}", left)
+                return Readiness(True, "it answers, asked directly")
+            except urllib.error.HTTPError as error:
+                problem = f"asked directly, the answer is {error.code}"
+            except (OSError, ValueError) as error:
+                problem = f"asked directly, it does not answer: {getattr(error, 'reason', error)}"
+        return Readiness(False, problem)
 
-        def probe(target: Target) -> Readiness:
-            deadline = time.monotonic() + PROBE_TIMEOUT_S
-            problem = "no ingress answers"
-            for ingress in ingresses:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                try:
-                    _get(f"http://{ingress}{target.prefix}{SCHEMA_PATH}", left)
-                    return Readiness(True, "it answers, asked directly")
-                except urllib.error.HTTPError as error:
-                    problem = f"asked directly, the answer is {error.code}"
-                except (OSError, ValueError) as error:
-                    problem = f"asked directly, it does not answer: {getattr(error, 'reason', error)}"
-            return Readiness(False, problem)
 
-        return probe
+def _shares(served: Served) -> dict[str, Share]:
+    """The algorithms by name."""
+    return {share.name: share for shares in served.routes.values() for share in shares}
 
 
 @dataclass(frozen=True)
@@ -299,34 +245,34 @@ class Schemas:
         self._remembered: dict[str, _Known] = {}
 
     def read(
-        self, targets: Iterable[Target], applications: Mapping[str, Any], current: bool
+        self, shares: Iterable[Share], applications: Mapping[str, Any], current: bool
     ) -> dict[str, openapi.Algorithm]:
         """The algorithms that are known, by name.
 
         Args:
-            targets: what is served.
+            shares: what is served.
             applications: Serve's details by name.
             current: whether these are of now; nothing is asked otherwise.
         """
-        known = {target.name: target for target in targets if target.name in applications}
+        known = {share.name: share for share in shares if share.name in applications}
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda target: self._algorithm(target, applications[target.name], current), known.values())
+            found = pool.map(lambda share: self._algorithm(share, applications[share.name], current), known.values())
             return dict(zip(known, found, strict=True))
 
-    def _algorithm(self, target: Target, details: Mapping[str, Any], current: bool) -> openapi.Algorithm:
+    def _algorithm(self, share: Share, details: Mapping[str, Any], current: bool) -> openapi.Algorithm:
         wanted = details.get("deployed_app_config") or {}
         deployment = (wanted.get("deployments") or [{}])[0]
         told = deployment.get("user_config") or {}
         key = json.dumps(wanted, sort_keys=True)
-        remembered = self._remembered.get(target.name)
+        remembered = self._remembered.get(share.name)
         if current and not self._holds(remembered, key) and _serving(details):  # none is woken
-            remembered = _Known(key, self._ask(target), _settled(details, wanted), time.monotonic())
-            self._remembered[target.name] = remembered
+            remembered = _Known(key, self._ask(share), _settled(details, wanted), time.monotonic())
+            self._remembered[share.name] = remembered
         schema = remembered.document if remembered is not None and remembered.key == key else None
         note = "" if schema else "Its types are known once a replica runs."
         schema = schema or {}
         return openapi.Algorithm(
-            name=target.name,
+            name=share.name,
             methods=tuple((wanted.get("args") or {}).get("methods") or ("GET",)),
             input=schema.get("input", openapi.UNTYPED),
             output=schema.get("output", {}),
@@ -343,9 +289,9 @@ class Schemas:
             time.monotonic() - remembered.at < SCHEMA_RETRY_S
         )
 
-    def _ask(self, target: Target) -> Mapping[str, Any] | None:
+    def _ask(self, share: Share) -> Mapping[str, Any] | None:
         try:
-            document = json.loads(_get(f"{self._ingress}{target.prefix}{SCHEMA_PATH}", SCHEMA_TIMEOUT_S))
+            document = json.loads(_get(f"{self._ingress}{share.prefix}{SCHEMA_PATH}", SCHEMA_TIMEOUT_S))
         except (OSError, ValueError):
             return None
         return document if isinstance(document, dict) else None

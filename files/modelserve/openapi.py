@@ -7,7 +7,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PICK_HEADER = "X-Modelserve-Algorithm"
+from modelserve.routes import ALGORITHM_HEADER
+
 METHOD_HEADER = "X-HTTP-Method-Override"
 UNTYPED: dict[str, Any] = {"type": "object"}
 ABOUT = (
@@ -184,7 +185,7 @@ def _split(answering: Sequence[tuple[Algorithm, float]]) -> str:
         return ""
     total = sum(weight for _, weight in answering) or 1
     shares = ", ".join(f"{algorithm.name} {100 * weight / total:.4g}%" for algorithm, weight in answering)
-    return f"Several algorithms share this route: {shares} of the requests. The header `{PICK_HEADER}` picks one."
+    return f"Several algorithms share this route: {shares} of the requests. The header `{ALGORITHM_HEADER}` picks one."
 
 
 def _pick(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def _pick(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
         return {}
     names = [algorithm.name for algorithm, _ in answering]
     parameter = {
-        "name": PICK_HEADER,
+        "name": ALGORITHM_HEADER,
         "in": "header",
         "required": False,
         "description": "The algorithm that shall answer; without it, chance decides by the weights.",
@@ -230,7 +231,8 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
             "info": {"type": "string", "description": "The host that answered."},
         },
     }
-    answered = {"description": "Answered", "content": {"application/json": {"schema": schema}}}
+    headers = {name: _ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
+    answered = {"description": "Answered", "headers": headers, "content": {"application/json": {"schema": schema}}}
     refs = {"400": "NoObject", "405": "OtherMethod", "500": "Failed", "503": "Unavailable", "504": "TookTooLong"}
     if any(algorithm.input != UNTYPED for algorithm in able):
         refs["422"] = "DoesNotFit"
@@ -302,6 +304,7 @@ def _common_responses() -> dict[str, Any]:
 def _common_headers() -> dict[str, Any]:
     return {
         "X-Request-ID": {"description": "The request's id in the log.", "schema": {"type": "string"}},
+        ALGORITHM_HEADER: {"description": "The algorithm that answered.", "schema": {"type": "string"}},
         "Allow": {"description": "The methods that are answered.", "schema": {"type": "string"}},
         "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     }

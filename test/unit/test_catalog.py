@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from modelserve import catalog as catalog_module
 from modelserve import catalog_app
-from modelserve.catalog import Catalog, Served, judge
+from modelserve.catalog import Catalog, judge
 from modelserve.errors import UserError
 from modelserve.settings import Settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -66,10 +66,10 @@ class World:
         self.app = catalog_app.application(Catalog(self.settings), ui)
         self.client: httpx.Client
 
-    def serve(self, *names: str, **more: Any) -> None:
+    def serve(self, *names: str) -> None:
         """What the controller writes: each algorithm at a route of its own."""
         routes = {name.lower(): [{"name": name, "prefix": f"/{name}"}] for name in names}
-        (self.home / "gateway" / "served.json").write_text(json.dumps({"port": 666, "routes": routes, **more}))
+        (self.home / "gateway" / "served.json").write_text(json.dumps({"port": 666, "routes": routes}))
 
     def say(self, **applications: Any) -> None:
         """What Serve says from now on."""
@@ -210,13 +210,6 @@ def test_without_ray_s_api_each_algorithm_is_asked_directly_and_that_is_said(wor
     assert "Ray answered" in world.ready("A")[1]["info"]
 
 
-def test_an_ingress_that_is_gone_is_passed_over(world: World, closed_port: int) -> None:
-    world.serve("A", ingresses=[f"127.0.0.1:{closed_port}", f"127.0.0.1:{world.site.port}"])
-    world.site.answers[API] = (503, b"restarting")
-    world.answer("A")
-    assert world.ready()[0] == 200
-
-
 def test_serve_is_asked_once_a_second_however_often_the_catalog_is(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,13 +306,6 @@ def test_the_page_is_there_and_may_run_its_own_scripts_alone(world: World) -> No
         assert path in page.text or path.endswith("js")
         assert world.client.get(path).status_code == 200
     assert world.client.get("/docs/../catalog.py").status_code == 404
-
-
-def test_the_file_s_port_and_weights_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "served.json"
-    file.write_text('{"port": 1, "later": true, "routes": {"r": [{"name": "A", "prefix": "/A", "weight": 90}]}}')
-    served = Served.load(file)
-    assert served is not None and served.targets["A"].weight == 90
 
 
 def test_a_catalog_that_is_not_there_is_not_healthy(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:

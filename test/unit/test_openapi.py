@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from modelserve.openapi import PICK_HEADER, UNTYPED, Algorithm, document, hoisted
+from modelserve.openapi import UNTYPED, Algorithm, document, hoisted
+from modelserve.routes import ALGORITHM_HEADER
 from modelserve.schema import Types
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -166,7 +167,7 @@ def test_a_shared_route_lists_who_answers_and_how_to_pick_one() -> None:
     assert get["tags"] == ["Faces"] and post["tags"] == ["Faces", "FaceV2"]
     assert "Faces 90%, FaceV2 10%" in post["description"]
     (parameter,) = post["parameters"]
-    assert (parameter["name"], parameter["schema"]["enum"]) == (PICK_HEADER, ["Faces", "FaceV2"])
+    assert (parameter["name"], parameter["schema"]["enum"]) == (ALGORITHM_HEADER, ["Faces", "FaceV2"])
     content = post["requestBody"]["content"]["application/json"]
     assert len(content["schema"]["anyOf"]) == 2 and set(content["examples"]) == {"Faces", "FaceV2"}
     assert found["paths"]["/face/schema"]["get"]["parameters"] == post["parameters"]
