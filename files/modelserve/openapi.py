@@ -224,6 +224,7 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
         "properties": {
             "status": {
                 "type": "integer",
+                "examples": [1],
                 "description": "1: answered. 0: failed, `info` says why; with this HTTP status, only classes written "
                 "the original way say so.",
             },
@@ -233,7 +234,8 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
     }
     headers = {name: _ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
     answered = {"description": "Answered", "headers": headers, "content": {"application/json": {"schema": schema}}}
-    refs = {"400": "NoObject", "405": "OtherMethod", "500": "Failed", "503": "Unavailable", "504": "TookTooLong"}
+    refs = {"400": "NoObject", "404": "NotHere", "405": "OtherMethod", "500": "Failed", "503": "Unavailable"}
+    refs["504"] = "TookTooLong"
     if any(algorithm.input != UNTYPED for algorithm in able):
         refs["422"] = "DoesNotFit"
     if any(algorithm.queue is not None for algorithm in able):
@@ -292,6 +294,7 @@ def _common_responses() -> dict[str, Any]:
     known = ("X-Request-ID",)
     return {
         "NoObject": failure("The body is no JSON object", headers=known),
+        "NotHere": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
         "OtherMethod": failure("The algorithm does not answer this method", headers=(*known, "Allow")),
         "DoesNotFit": failure("The request does not fit the algorithm's types", "Misfit", known),
         "QueueFull": full,

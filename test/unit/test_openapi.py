@@ -149,7 +149,7 @@ def test_definitions_whose_names_no_component_can_have_stay_apart() -> None:
 
 def test_answers_that_an_algorithm_cannot_give_are_left_out() -> None:
     plain = made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["responses"]
-    assert set(plain) == {"200", "400", "405", "500", "503", "504"}
+    assert set(plain) == {"200", "400", "404", "405", "500", "503", "504"}
     bound = made({"r": [algorithm("A", others, queue=3)]})["paths"]["/r"]["get"]["responses"]
     assert set(bound) - set(plain) == {"422", "429"}
 
