@@ -20,3 +20,4 @@ lock() {
 lock image.lock image.in "$@"
 lock base.lock base.in -c image.lock
 lock bootstrap.lock bootstrap.in -c image.lock
+lock swagger_ui.lock swagger_ui.in --no-deps "$@"

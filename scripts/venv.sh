@@ -24,7 +24,7 @@ echo "step: .venv from $lock (half a minute)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # uv installs in seconds what takes pip a minute; it has the version and hashes of the lock, and pip's own index.
 if [ ! -x .venv/bin/uv ]; then
-    sed -n '/^uv==/,/^[a-z]/p' "$lock" | sed '/^uv==/,$!d; /^[a-tv-z]/d' >.venv/uv.lock
+    sed -n '/^uv==/,/^[a-z]/{/^uv==/p; /^ /p}' "$lock" >.venv/uv.lock
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r .venv/uv.lock
 fi
 # pip ends with an error where it has no index of its own: then uv's default holds.

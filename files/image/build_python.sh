@@ -35,5 +35,13 @@ script.chmod(0o755)
 PYTHON
 cp /build/base.lock /opt/venv/base.lock
 
+echo "step: swagger ui"
+"$uv" pip install -q --python /opt/venv/bin/python --target /build/sidecar --no-deps --require-hashes \
+    -r /build/swagger_ui.lock
+mkdir /opt/lib/swagger-ui
+for file in LICENSE favicon-32x32.png swagger-ui-bundle.js swagger-ui.css; do
+    cp "/build/sidecar/drf_spectacular_sidecar/static/drf_spectacular_sidecar/swagger-ui-dist/$file" /opt/lib/swagger-ui/
+done
+
 echo "step: conda channel"
 /build/boot/bin/python /build/make_channel.py pack "$python" /opt/channel

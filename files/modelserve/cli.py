@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
     gateway.add_argument("action", choices=("run", "health", "refresh"))
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
+    catalog = command("catalog", _catalog, "Say what is served and whether it is ready (what its container does).")
+    catalog.add_argument("action", choices=("run", "health"))
+    catalog.add_argument(
+        "--serve-port", type=int, metavar="PORT", help="for run: Serve's ingress, if not the settings'"
+    )
+    catalog.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     store = command("store", _store, "Serve the store to the workers (what the head's container does).")
     store.add_argument("action", choices=("serve",))
     return parser
@@ -291,6 +297,17 @@ def _gateway(options: argparse.Namespace) -> None:
         print(json.dumps({"ok": True, "changed": changed}) if options.json else text)
     else:
         gateway.run()
+
+
+def _catalog(options: argparse.Namespace) -> None:
+    from modelserve import catalog_app
+
+    settings = Settings.load()
+    if options.action == "health":
+        _within(options.wait, catalog_app.health)
+    else:
+        port = {} if options.serve_port is None else {"serve_port": options.serve_port}
+        catalog_app.run(settings.model_copy(update=port))
 
 
 def _within(seconds: float, check: Callable[[], None], state: Callable[[], str] = str) -> None:

@@ -40,7 +40,7 @@ PORTS: Mapping[str, int] = {
 }
 HEAD_PORTS: Mapping[str, int] = {"port": 6370, "dashboard-port": 8265, "ray-client-server-port": 10001}
 # What else listens on the head. The gateway's port is conf.ini's.
-SERVICE_PORTS: Mapping[str, int] = {"store": STORE_PORT}
+SERVICE_PORTS: Mapping[str, int] = {"store": STORE_PORT, "catalog": 6392}
 NAME_LABEL = "modelserve.node"
 KEPT_SESSIONS = 2
 RETRY_S = 3

@@ -21,7 +21,8 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class RayAPI:
     """The dashboard's REST API (``/api/serve/applications/``, Ray 2.60), with the cluster's token."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._url = settings.dashboard_url.rstrip("/")
         self._serve_port = settings.serve_port
         self._token_file = settings.token_file
@@ -82,7 +83,7 @@ class RayAPI:
         """
         request = urllib.request.Request(f"http://127.0.0.1:{self._serve_port}{route}", method="OPTIONS")
         try:
-            _OPENER.open(request, timeout=TIMEOUT_S).close()
+            _OPENER.open(request, timeout=self._timeout_s).close()
         except urllib.error.HTTPError as error:
             return error.code == 405
         except OSError:
@@ -97,7 +98,7 @@ class RayAPI:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers, method=method)
         try:
-            with _OPENER.open(request, timeout=TIMEOUT_S) as response:
+            with _OPENER.open(request, timeout=self._timeout_s) as response:
                 content: bytes = response.read()
                 return content
         except urllib.error.HTTPError as error:

@@ -12,7 +12,7 @@ import pytest
 from conftest import HEAD, HOME, PROJECT, SOURCE, Cluster, run
 
 
-@pytest.mark.parametrize("name", [HEAD, "modelserve_gateway"])
+@pytest.mark.parametrize("name", [HEAD, "modelserve_gateway", "modelserve_catalog"])
 def test_a_container_runs_as_promised(host: Any, name: str) -> None:
     container = host.docker(name)
     assert container.is_running

@@ -1,0 +1,179 @@
+"""The OpenAPI document: valid, and it says of each algorithm what its schemas say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from modelserve.openapi import UNTYPED, Algorithm, document, hoisted
+from modelserve.routes import ALGORITHM_HEADER
+from modelserve.schema import Types
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel, Field
+
+
+class Face(BaseModel):
+    box: tuple[int, int, int, int]
+    score: float = Field(ge=0, le=1)
+
+
+class Tree(BaseModel):
+    name: str
+    children: list[Tree] = []
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+class Ask(BaseModel):
+    image: str
+    pet: Cat | Dog = Field(discriminator="kind")
+    known: list[Face] = []
+
+
+@dataclass
+class Other:
+    face: Face
+
+
+def faces(param: Ask) -> list[Face]:
+    raise NotImplementedError
+
+
+def trees(param: Tree) -> Tree:
+    raise NotImplementedError
+
+
+def others(param: Other) -> int:
+    raise NotImplementedError
+
+
+def algorithm(name: str, method: Any = None, **more: Any) -> Algorithm:
+    described = {"input": UNTYPED, "output": {}} if method is None else Types(method).document()
+    return Algorithm(**{"name": name, "methods": ("GET",), **described, **more})
+
+
+def made(routes: Mapping[str, Sequence[Algorithm]], **weights: float) -> dict[str, Any]:
+    """The document, after a way through JSON, and checked."""
+    weighted = {route: [(one, weights.get(one.name, 1)) for one in answering] for route, answering in routes.items()}
+    found: dict[str, Any] = json.loads(json.dumps(document(weighted, "1.0")))
+    OpenAPIV31SpecValidator(found).validate()
+    for reference in references(found):
+        resolved: Any = found
+        for part in reference.removeprefix("#/").split("/"):
+            resolved = resolved[part.replace("~1", "/").replace("~0", "~")]
+    return found
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        yield from (found for item in value.values() for found in references(item))
+    elif isinstance(value, list):
+        yield from (found for item in value for found in references(item))
+
+
+def fits(found: dict[str, Any], component: str, value: Any) -> bool:
+    """Whether a value fits a component of the document."""
+    schema = {"$ref": f"#/components/schemas/{component}", "components": found["components"]}
+    return bool(OAS31Validator(schema).is_valid(value))
+
+
+def test_nothing_served_is_a_valid_document() -> None:
+    assert made({})["paths"] == {}
+
+
+def test_each_method_of_each_route_is_an_operation() -> None:
+    found = made({"face": [algorithm("Faces", methods=("GET", "POST"))], "a/b": [algorithm("Deep", methods=("PUT",))]})
+    operations = {path: set(item) for path, item in found["paths"].items()}
+    assert operations == {
+        "/face": {"get", "post"},
+        "/face/schema": {"get"},
+        "/a/b": {"put"},
+        "/a/b/schema": {"get"},
+    }
+    assert found["paths"]["/a/b"]["put"]["tags"] == ["Deep"]
+
+
+def test_operations_of_routes_that_look_alike_have_ids_of_their_own() -> None:
+    found = made({route: [algorithm(f"A{at}")] for at, route in enumerate(("a/b", "a_b", "a-b", "a/b/schema"))})
+    ids = [operation["operationId"] for item in found["paths"].values() for operation in item.values()]
+    assert len(ids) == len(set(ids)) == 7  # the route a/b/schema stands for itself
+
+
+def test_schemas_of_two_algorithms_do_not_clash() -> None:
+    found = made({"face": [algorithm("Faces", faces)], "other": [algorithm("Others", others)]})
+    face = {"box": [1, 2, 3, 4], "score": 0.5}
+    assert fits(found, "Faces.input", {"image": "x", "pet": {"kind": "dog"}, "known": [face]})
+    assert not fits(found, "Faces.input", {"image": "x", "pet": {"kind": "dog"}, "known": [{**face, "score": 2}]})
+    assert not fits(found, "Faces.input", {"image": "x", "pet": {"kind": "bird"}})
+    assert fits(found, "Faces.output", [face]) and not fits(found, "Faces.output", [{}])
+    assert fits(found, "Others.input", {"face": face}) and not fits(found, "Others.input", {"face": 1})
+
+
+def test_a_recursive_schema_leads_into_itself() -> None:
+    found = made({"tree": [algorithm("Trees", trees)]})
+    assert fits(found, "Trees.input", {"name": "a", "children": [{"name": "b", "children": []}]})
+    assert not fits(found, "Trees.input", {"name": "a", "children": [{"children": []}]})
+
+
+def test_a_discriminator_s_mapping_leads_to_the_components() -> None:
+    mapping = made({"face": [algorithm("Faces", faces)]})["components"]["schemas"]["Faces.input"]["properties"]["pet"]
+    assert mapping["discriminator"]["mapping"]["cat"] == "#/components/schemas/Faces.input.Cat"
+
+
+def test_data_that_looks_like_a_schema_is_left_alone() -> None:
+    fields = {"default": {"default": {"$ref": "#/$defs/Y"}}, "$ref": {"type": "integer"}}
+    (schema,) = hoisted({"properties": fields, "examples": [{"$ref": "#/$defs/X"}]}, "Odd.input").values()
+    assert schema["examples"] == [{"$ref": "#/$defs/X"}]
+    assert schema["properties"]["default"]["default"] == {"$ref": "#/$defs/Y"}
+    assert schema["properties"]["$ref"]["type"] == "integer"
+
+
+def test_definitions_whose_names_no_component_can_have_stay_apart() -> None:
+    schema = {"$defs": {"Box[int]": {"type": "integer"}, "Box<int>": {"type": "string"}}, "type": "object"}
+    schema["properties"] = {"a": {"$ref": "#/$defs/Box[int]"}, "b": {"$ref": "#/$defs/Box<int>"}}
+    found = made({"r": [Algorithm("A", ("GET",), schema, {})]})
+    assert fits(found, "A.input", {"a": 1, "b": "x"}) and not fits(found, "A.input", {"a": "x", "b": 1})
+
+
+def test_answers_that_an_algorithm_cannot_give_are_left_out() -> None:
+    plain = made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["responses"]
+    assert set(plain) == {"200", "400", "404", "405", "500", "503", "504"}
+    bound = made({"r": [algorithm("A", others, queue=3)]})["paths"]["/r"]["get"]["responses"]
+    assert set(bound) - set(plain) == {"422", "429"}
+
+
+def test_the_example_is_the_body_s() -> None:
+    found = made({"r": [algorithm("A", example={"text": "x"})]})
+    assert found["paths"]["/r"]["get"]["requestBody"]["content"]["application/json"]["example"] == {"text": "x"}
+
+
+def test_a_shared_route_lists_who_answers_and_how_to_pick_one() -> None:
+    old = algorithm("Faces", faces, methods=("GET", "POST"), example={"image": "x"})
+    new = algorithm("FaceV2", others, methods=("POST",), example={"face": 1})
+    found = made({"face": [old, new]}, Faces=90, FaceV2=10)
+    get, post = found["paths"]["/face"]["get"], found["paths"]["/face"]["post"]
+    assert get["tags"] == ["Faces"] and post["tags"] == ["Faces", "FaceV2"]
+    assert "Faces 90%, FaceV2 10%" in post["description"]
+    (parameter,) = post["parameters"]
+    assert (parameter["name"], parameter["schema"]["enum"]) == (ALGORITHM_HEADER, ["Faces", "FaceV2"])
+    content = post["requestBody"]["content"]["application/json"]
+    assert len(content["schema"]["anyOf"]) == 2 and set(content["examples"]) == {"Faces", "FaceV2"}
+    assert found["paths"]["/face/schema"]["get"]["parameters"] == post["parameters"]
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "https://example.com/schema.json"}])
+def test_references_that_lead_to_no_definition(schema: dict[str, Any]) -> None:
+    found = hoisted({"type": "object", "properties": {"x": schema}}, "A.input")["A.input"]["properties"]["x"]["$ref"]
+    assert found == ("#/components/schemas/A.input" if schema["$ref"] == "#" else schema["$ref"])
