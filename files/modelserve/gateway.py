@@ -16,6 +16,7 @@ from modelserve import certificates, hashing
 from modelserve.asking import opener_here
 from modelserve.errors import Problem, UserError
 from modelserve.keys import Keys, table
+from modelserve.node import SERVICE_PORTS
 from modelserve.routes import ALGORITHM_HEADER, Served, Share
 from modelserve.settings import Settings
 from modelserve.store import write_atomically
@@ -24,13 +25,13 @@ TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
 HEALTH_PATH = "/healthz"
 SERVED = "served.json"
 # Where the catalog listens: /docs and /readyz.
-CATALOG_ADDRESS = "127.0.0.1:6392"
+CATALOG_ADDRESS = f"127.0.0.1:{SERVICE_PORTS['catalog']}"
 
 
 class Written(Served):
     """What ``served.json`` holds: what is answered, and where, as seen from the gateway's own host."""
 
-    url: str
+    url: str = ""
 
 
 class Gateway:
