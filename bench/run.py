@@ -27,7 +27,7 @@ CONNECTIONS = (1, 32, 128)
 SECONDS = 4
 ROUNDS = 3
 WARM_UP_S = 1
-STEADY_S = 8
+STEADY_S = 5
 # Requests per second that each side can answer, the slowest too: what counts is how long they take then.
 STEADY_RATES = {"echo": 100, "embed": 40}
 # Of several lengths, as sentences are: what a batch does with that is part of the speed.

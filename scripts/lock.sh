@@ -20,3 +20,9 @@ lock() {
 lock image.lock image.in "$@"
 lock base.lock base.in -c image.lock
 lock bootstrap.lock bootstrap.in -c image.lock
+# The benchmark's peers, for the Python of the image.
+cd ../../bench/peers
+for peer in *; do
+    uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-header "$peer/requirements.in" \
+        -o "$peer/requirements.lock" "$@"
+done
