@@ -65,7 +65,7 @@ class Side:
 
 PEERS = (
     Side("fastapi", "FastAPI + uvicorn", "fastapi", settings="one process, a thread pool for the model, no batches"),
-    Side("litserve", "LitServe", "litserve", settings="two workers, batches of 16 within 20 ms, fast queue"),
+    Side("litserve", "LitServe", "litserve", settings="two workers, batches of 16 within 5 ms, fast queue"),
     Side(
         "bentoml",
         "BentoML",

@@ -24,8 +24,8 @@ from page import OURS, Results, page, plot
 from peers import Side
 
 CONNECTIONS = (1, 32, 128)
-SECONDS = 4
-ROUNDS = 3
+SECONDS = 3
+ROUNDS = 4
 WARM_UP_S = 1
 STEADY_S = 5
 # Requests per second that each side can answer, the slowest too: what counts is how long they take then.
@@ -76,7 +76,7 @@ def main() -> int:
                         closed_loop(side, results, seconds, connections)
                         if not arguments.quick and number == 0 and not results_have_steady(results, side):
                             at_a_rate(side, results)
-            save(results)
+                save(results)
     results.machine = machine()
     text = page(results, seconds) + FIRST_ANSWER
     if not arguments.quick:
@@ -172,6 +172,7 @@ def asked(side: Side) -> dict[str, tuple[str, list[object]]]:
 
 def save(results: Results) -> None:
     """Keep the figures so far."""
+    SAVED.parent.mkdir(parents=True, exist_ok=True)
     SAVED.write_text(json.dumps(results.to_json()))
 
 

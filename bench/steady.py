@@ -77,7 +77,7 @@ class _Run:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
             fields = dict(line.split(b":", 1) for line in head[1:] if b":" in line)
-            await reader.readexactly(int(fields[b"content-length"]))
+            await _body(reader, fields)
         except BaseException:
             writer.close()
             raise
@@ -86,6 +86,17 @@ class _Run:
         else:
             self._idle.append((reader, writer))
         return head[0].split()[1] == b"200"
+
+
+async def _body(reader: asyncio.StreamReader, fields: dict[bytes, bytes]) -> None:
+    if b"content-length" in fields:
+        await reader.readexactly(int(fields[b"content-length"]))
+        return
+    if b"chunked" not in fields.get(b"transfer-encoding", b""):
+        raise ValueError("an answer without a length")
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        await reader.readexactly(size + 2)
+    await reader.readline()
 
 
 def _request(path: str, host: str, body: bytes) -> bytes:

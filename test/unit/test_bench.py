@@ -117,7 +117,11 @@ def slow_once() -> Iterator[str]:
                 if answered[0] == 1:
                     time.sleep(0.3)
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            if self.path == "/chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+                body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body, b"and more", b""))
+            else:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -136,6 +140,10 @@ def test_who_asks_during_a_pause_waits_from_when_it_was_due(slow_once: str) -> N
     assert load.failed == 0
     assert load.p50_ms > 50  # most of the twenty came during the pause
     assert load.p99_ms >= 290
+
+
+def test_an_answer_in_chunks_is_read_to_its_end(slow_once: str) -> None:
+    assert steady.ask(f"{slow_once}chunks", [{}], 50, 0.4).failed == 0
 
 
 def test_no_answer_is_a_failure() -> None:

@@ -24,7 +24,7 @@ class Bench:
     @bentoml.api(
         batchable=True,
         max_batch_size=16,
-        max_latency_ms=1000,
+        max_latency_ms=10_000,
     )
     def embed(self, sentences: list[str]) -> list[list[float]]:
         return self.model.embed(sentences).tolist()

@@ -44,7 +44,7 @@ if __name__ == "__main__":
     embed = Embed(
         api_path="/embed",
         max_batch_size=16,
-        batch_timeout=0.02,
+        batch_timeout=0.005,
     )
     server = ls.LitServer(
         [echo, embed],
