@@ -18,8 +18,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "modelserve_head"
 HOME = Path("/opt/modelserve")
-STOCK = "modelserve_bench_stock"
-STOCK_PORT = 18000
 SECTION = "\n[algopkg.Echo]\nbackend = Echo\nreplicas = 1\nroute = echo\nmethod = GET, POST\n"
 
 
@@ -84,28 +82,6 @@ def project() -> Iterator[Path]:
             yield scratch
         finally:
             playbook("playbooks/deploy.yml")
-
-
-@contextmanager
-def stock_serve() -> Iterator[str]:
-    """Ray Serve with its defaults beside the cluster, in the same image and network; yields its echo's URL."""
-    image = run("docker", "inspect", "--format", "{{.Config.Image}}", HEAD).strip()
-    command = ["docker", "run", "--detach", "--rm", "--name", STOCK, "--label", "modelserve.bench=stock"]
-    command += ["--network", "host", "--shm-size", "2g", "--volume", f"{ROOT}/bench/stock_serve.py:/stock_serve.py:ro"]
-    for name in ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED"):
-        command += ["--env", f"{name}=0"]
-    command += ["--env", "RAY_AUTH_MODE=disabled", "--entrypoint", "python", image, "/stock_serve.py", str(STOCK_PORT)]
-    run("docker", "rm", "--force", STOCK, check=False)
-    run(*command)
-    try:
-        deadline = time.monotonic() + 120
-        while "ready" not in run("docker", "logs", STOCK, check=False).split():
-            if time.monotonic() > deadline:
-                raise SystemExit(f"error: stock Ray Serve does not start:\n{run('docker', 'logs', STOCK)}")
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{STOCK_PORT}/echo"
-    finally:
-        run("docker", "rm", "--force", STOCK, check=False)
 
 
 def put(scratch: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark: `make bench`. Needs a cluster that `make up` started here; writes docs/benchmark.md.
+"""The benchmark: `make bench`. Needs a cluster that `make up` started here; writes docs/benchmark.md and its plot.
 
 Load goes to this machine's loopback alone, for seconds at a time. Speeds are given as ratios within one run: these are
 what carries over to another machine.
@@ -6,42 +6,192 @@ what carries over to another machine.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
-import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cluster
+import peers
+import steady
 import wrk
+from page import OURS, Results, page, plot
+from peers import Side
 
-CONNECTIONS = 32
-SECONDS = 6
-ROUNDS = 3
-PAGE = cluster.ROOT / "docs" / "benchmark.md"
+CONNECTIONS = (1, 32, 128)
+SECONDS = 3
+ROUNDS = 4
+WARM_UP_S = 1
+STEADY_S = 5
+# Requests per second that each side can answer, the slowest too: what counts is how long they take then.
+STEADY_RATES = {"echo": 100, "embed": 40}
+# Of several lengths, as sentences are: what a batch does with that is part of the speed.
+SENTENCES = (
+    "a cat sits on the mat",
+    "The quarterly revenue of the company grew by twelve percent compared with the year before.",
+    "hello world",
+    "Serving models behind one gateway lets a small team share a few machines without anybody waiting for the other.",
+    "What is the capital of France?",
+    "He said that the weather would turn cold at the weekend, and that we had better bring in the wood.",
+    "kittens",
+    "The request is answered once the batch that holds it has been computed, which takes longer the more sentences "
+    "of different length share it, because each is padded to the longest.",
+)
+ECHO = {"text": "hello", "number": 42}
+DOCS = cluster.ROOT / "docs"
+SAVED = peers.CACHE / "results.json"
 
 
 def main() -> int:
     """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description="Measure modelserve beside its peers; up to 25 minutes.")
+    parser.add_argument("--quick", action="store_true", help="one short round; the page is printed, docs stay")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all sides (default: %(default)s)")
+    parser.add_argument("--add", action="store_true", help="add rounds to those of the last run, measure no changes")
+    arguments = parser.parse_args()
     if not cluster.is_up():
         raise SystemExit("error: no cluster runs on this machine. Run `make up` first")
     if not wrk.available():
         subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "wrk"], check=True)
-    rows: list[tuple[str, str, str]] = []
+    results = Results.from_json(json.loads(SAVED.read_text())) if arguments.add else Results()
+    sides = installed(results)
+    if not (arguments.quick or arguments.add):
+        results.changes.append(second_run())
+    with cluster.project() as scratch:
+        if not (arguments.quick or arguments.add):
+            results.changes += changes(scratch)
+            rss, pss = cluster.replica_memory_mb("Echo")
+            memory = f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional"
+            results.changes.append(("a replica's memory, no model", memory, "reported"))
+        seconds, connections = (2, CONNECTIONS[1:2]) if arguments.quick else (SECONDS, CONNECTIONS)
+        for number in range(1 if arguments.quick else arguments.rounds):
+            for side in sides:
+                with up(side, results) as ready:
+                    if ready:
+                        closed_loop(side, results, seconds, connections)
+                        if not arguments.quick and number == 0 and not results_have_steady(results, side):
+                            at_a_rate(side, results)
+                save(results)
+    results.machine = machine()
+    text = page(results, seconds) + FIRST_ANSWER
+    if not arguments.quick:
+        (DOCS / "benchmark.md").write_text(text)
+        (DOCS / "benchmark.svg").write_text(plot(results))
+    print(text)
+    return 0
+
+
+def installed(results: Results) -> list[Side]:
+    """The sides that can be measured, modelserve first; why others cannot goes to the results."""
+    base = f"http://127.0.0.1:{cluster.port()}"
+    ours = Side(OURS, OURS, echo=f"{base}/echo", embed=f"{base}/embed", settings=f"as shipped{_batches()}")
+    sides = [ours]
+    results.sides[OURS] = (cluster.run("git", "describe", "--always", check=False).strip(), ours.settings)
+    for side in peers.PEERS:
+        try:
+            results.sides[side.title] = (peers.install(side), side.settings)
+            sides.append(side)
+        except peers.Unusable as error:
+            results.missing[side.title] = str(error)
+            print(f"{side.title}: {error}", flush=True)
+    return sides
+
+
+@contextmanager
+def up(side: Side, results: Results) -> Iterator[bool]:
+    """Have a side running, and whether it does; modelserve does all the time."""
+    if side.name == OURS:
+        if against := wrong(side):
+            raise SystemExit(f"error: modelserve does not answer as it should: {against}")
+        yield True
+        return
+    try:
+        with peers.started(side, wrong):
+            yield True
+    except peers.Unusable as error:
+        results.missing[side.title] = str(error).splitlines()[0]
+        print(f"{side.title}: {error}", flush=True)
+        yield False
+
+
+def wrong(side: Side) -> str:
+    """What a side answers otherwise than asked; empty if nothing. Each must do the work to be compared."""
+    try:
+        echoed = json.loads(peers.post(side.echo, json.dumps(ECHO).encode()))
+        embedded = json.loads(peers.post(side.embed, json.dumps(side.asked(SENTENCES[0])).encode()))
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    if (echoed.get("result", echoed) if isinstance(echoed, dict) else echoed) != ECHO:
+        return f"the echo of {ECHO} is {echoed}"
+    length = sum(number * number for number in numbers(embedded))
+    count = len(numbers(embedded))
+    return "" if count == 384 and abs(length - 1) < 1e-3 else f"the embedding has {count} numbers, length {length:.3f}"
+
+
+def numbers(content: object) -> list[float]:
+    """All numbers with a fraction in an answer, however deep: each side wraps them in its own way."""
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list):
+        return [number for part in content for number in numbers(part)]
+    return [content] if isinstance(content, float) else []
+
+
+def closed_loop(side: Side, results: Results, seconds: int, connections: tuple[int, ...]) -> None:
+    """Load a side over growing numbers of connections, each asking again as soon as it is answered."""
+    for work, (url, bodies) in asked(side).items():
+        wrk.load(url, bodies, 32, WARM_UP_S)
+        for count in connections:
+            load = wrk.load(url, bodies, count, seconds)
+            results.runs.setdefault((work, count), {}).setdefault(side.title, []).append(load)
+            print(f"{side.title}, {work}, {count} connections: {load}", flush=True)
+
+
+def at_a_rate(side: Side, results: Results) -> None:
+    """Ask a side at a fixed rate."""
+    for work, (url, bodies) in asked(side).items():
+        load = steady.ask(url, bodies, STEADY_RATES[work], STEADY_S)
+        results.steady.setdefault((work, STEADY_RATES[work]), {})[side.title] = [load]
+        print(f"{side.title}, {work}, steady: {load}", flush=True)
+
+
+def results_have_steady(results: Results, side: Side) -> bool:
+    """Whether an earlier run asked this side at the fixed rate."""
+    return all(side.title in results.steady.get((work, rate), {}) for work, rate in STEADY_RATES.items())
+
+
+def asked(side: Side) -> dict[str, tuple[str, list[object]]]:
+    """By what is asked: the URL, and the requests in turn."""
+    return {"echo": (side.echo, [ECHO]), "embed": (side.embed, [side.asked(text) for text in SENTENCES])}
+
+
+def save(results: Results) -> None:
+    """Keep the figures so far."""
+    SAVED.parent.mkdir(parents=True, exist_ok=True)
+    SAVED.write_text(json.dumps(results.to_json()))
+
+
+def machine() -> list[str]:
+    """What the figures were taken on."""
+    return [
+        f"Machine: {os.cpu_count()} cores of {_cpu()}, {_memory_gib():.0f} GiB, "
+        f"Linux {platform.release().split('-')[0]}.",
+        f"Ray {cluster.head('python', '-c', 'import ray; print(ray.__version__)').strip()}, "
+        f"{cluster.head('python', '--version').strip()}; {time.strftime('%Y-%m-%d')}.",
+    ]
+
+
+def second_run() -> tuple[str, str, str]:
+    """The row of a `site.yml` with nothing to do."""
     started = time.monotonic()
     recap = cluster.playbook("site.yml").strip().splitlines()[-1]
     changed = recap.split("changed=")[1].split()[0]
-    rows.append(("second `site.yml`", f"{time.monotonic() - started:.1f} s, changed={changed}", "under 20 s"))
-    with cluster.project() as scratch:
-        rows += changes(scratch)
-        rss, pss = cluster.replica_memory_mb("Echo")
-        rows.append(("a replica's memory, no model", f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional", "reported"))
-        ours, stock = echo()
-    PAGE.write_text(page(ours, stock, rows))
-    print(PAGE.read_text())
-    return 0
+    return "second `site.yml`", f"{time.monotonic() - started:.1f} s, changed={changed}", "under 20 s"
 
 
 def changes(scratch: Path) -> list[tuple[str, str, str]]:
@@ -90,61 +240,6 @@ def changes(scratch: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def echo() -> tuple[list[wrk.Load], list[wrk.Load]]:
-    """Echo through the gateway and through stock Ray Serve, in turns."""
-    ours: list[wrk.Load] = []
-    stock: list[wrk.Load] = []
-    with cluster.stock_serve() as url:
-        sides = [(f"http://127.0.0.1:{cluster.port()}/echo", ours, "modelserve"), (url, stock, "stock Ray Serve")]
-        for address, _, _ in sides:
-            wrk.load(address, CONNECTIONS, 2)  # warm-up, not counted
-        for _ in range(ROUNDS):
-            for address, loads, name in sides:
-                loads.append(wrk.load(address, CONNECTIONS, SECONDS))
-                print(f"{name}: {loads[-1]}", flush=True)
-    return ours, stock
-
-
-def page(ours: list[wrk.Load], stock: list[wrk.Load], rows: list[tuple[str, str, str]]) -> str:
-    """The page of docs."""
-    ratio = statistics.median(a.rate / b.rate for a, b in zip(ours, stock, strict=True))
-    lines = [
-        "# How fast is it?",
-        "",
-        "Written by `make bench`, which anybody can run after `make up`. Absolute figures are this machine's; what",
-        "carries over is the ratio within one run.",
-        "",
-        f"Machine: {os.cpu_count()} cores of {_cpu()}, {_memory_gib():.0f} GiB, "
-        f"Linux {platform.release().split('-')[0]}.",
-        f"Ray {cluster.head('python', '-c', 'import ray; print(ray.__version__)').strip()}, "
-        f"{cluster.head('python', '--version').strip()}; {time.strftime('%Y-%m-%d')}.",
-        "",
-        f"## Echo of a small JSON, {CONNECTIONS} connections, one replica",
-        "",
-        f"wrk on the same machine, {ROUNDS} rounds of {SECONDS} s in turns; medians. modelserve as it comes, through",
-        "its gateway. Stock Ray Serve in the same image, without HAProxy and throughput flags, with as many requests",
-        "in flight per replica as modelserve allows (100; with Ray's default, 5, it answered 20 requests/s here).",
-        "",
-        "| | requests/s | p50 | p99 | failed |",
-        "|---|---|---|---|---|",
-    ]
-    for name, loads in (("modelserve", ours), ("stock Ray Serve", stock)):
-        rate, p50, p99 = (
-            statistics.median(getattr(load, key) for load in loads) for key in ("rate", "p50_ms", "p99_ms")
-        )
-        failed = sum(load.failed for load in loads)
-        lines.append(f"| {name} | {rate:,.0f} | {p50:.1f} ms | {p99:.1f} ms | {failed} |")
-    lines += ["", f"**{ratio:.1f} times stock Ray Serve** (median of the rounds' ratios; the aim is 12).", ""]
-    lines += ["## Changes", "", "From the command on the head to the answer over HTTP. Echo has no model to load.", ""]
-    lines += [
-        "| | measured | aim |",
-        "|---|---|---|",
-        *(f"| {what} | {value} | {aim} |" for what, value, aim in rows),
-        "",
-    ]
-    return "\n".join(lines) + FIRST_ANSWER
-
-
 # Needs a machine without anything, which the benchmark does not make; measured by hand, see the text.
 FIRST_ANSWER = """
 ## From nothing to the first answer
@@ -171,6 +266,12 @@ def _cpu() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _batches() -> str:
+    section = (cluster.ROOT / "conf.ini").read_text().partition("[algopkg.TextEmbedding]")[2]
+    said = [line.replace(" ", "") for line in section.splitlines() if line.startswith("batch")]
+    return "; " + ", ".join(f"`{line}`" for line in said) if said else ""
 
 
 def _memory_gib() -> float:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-BODY = '{"text": "hello", "number": 42}'
-SCRIPT = f"""wrk.method = "POST"
-wrk.body = '{BODY}'
-wrk.headers["Content-Type"] = "application/json"
+_SCRIPT = """local bodies = {%s}
+local turn = 0
+local requests = {}
+function init(args)
+  for i, body in ipairs(bodies) do
+    requests[i] = wrk.format("POST", nil, {["Content-Type"] = "application/json"}, body)
+  end
+end
+function request()
+  turn = turn %% #requests + 1
+  return requests[turn]
+end
 """
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
@@ -31,18 +42,24 @@ def available() -> bool:
     return shutil.which("wrk") is not None
 
 
-def load(url: str, connections: int, seconds: int) -> Load:
-    """Ask ``url`` over ``connections`` connections for ``seconds``.
+def load(url: str, bodies: Sequence[Any], connections: int, seconds: int) -> Load:
+    """Ask ``url`` over ``connections`` connections for ``seconds``, with each of ``bodies`` in turn as JSON.
 
     Raises:
         subprocess.CalledProcessError: wrk could not run, or not connect.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(SCRIPT)
+        script.write(lua(bodies))
         script.flush()
-        command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
+        threads = min(2, connections)
+        command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return parse(text)
+
+
+def lua(bodies: Sequence[Any]) -> str:
+    """The script that has wrk send ``bodies``; Lua takes any text between long brackets as it is."""
+    return _SCRIPT % ", ".join(f"[=[{json.dumps(body)}]=]" for body in bodies)
 
 
 def parse(text: str) -> Load:

@@ -21,3 +21,9 @@ lock image.lock image.in "$@"
 lock base.lock base.in -c image.lock
 lock bootstrap.lock bootstrap.in -c image.lock
 lock swagger_ui.lock swagger_ui.in --no-deps "$@"
+# The benchmark's peers, for the Python of the image.
+cd ../../bench/peers
+for peer in *; do
+    uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-header "$peer/requirements.in" \
+        -o "$peer/requirements.lock" "$@"
+done

@@ -1,0 +1,213 @@
+"""What was measured, as the page and the plot of docs. Nothing here measures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from html import escape
+from typing import Any
+
+from wrk import Load
+
+OURS = "modelserve"
+WORKS = {"echo": "Echo of a small JSON", "embed": "MiniLM embedding of a sentence"}
+# Times a peer's requests per second, at 32 connections.
+AIMS = {
+    ("echo", "stock Ray Serve"): 15.0,
+    ("echo", "LitServe"): 1.8,
+    ("echo", "BentoML"): 4.0,
+    ("echo", "MLServer"): 1.2,
+    ("echo", "FastAPI + uvicorn"): 1.0,
+}
+AIMED_AT = 32  # connections
+Loads = dict[str, list[Load]]  # by a side's title, a load per round
+
+
+@dataclass
+class Results:
+    """All of a benchmark's figures.
+
+    Attributes:
+        machine: what they were taken on, in lines.
+        sides: by title, a side's version and settings, in the order of the tables.
+        missing: by title, why a side was not measured.
+        runs: by what is asked and the number of connections.
+        steady: by what is asked and requests per second.
+        changes: rows of what was done, what it took, what it should take.
+    """
+
+    machine: list[str] = field(default_factory=list)
+    sides: dict[str, tuple[str, str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    runs: dict[tuple[str, int], Loads] = field(default_factory=dict)
+    steady: dict[tuple[str, int], Loads] = field(default_factory=dict)
+    changes: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "changes")}
+        for name in ("runs", "steady"):
+            loads: dict[tuple[str, int], Loads] = getattr(self, name)
+            plain[name] = [
+                [*key, {side: [asdict(load) for load in rounds] for side, rounds in sides.items()}]
+                for key, sides in loads.items()
+            ]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Results:
+        """The other way round."""
+        loads = {
+            name: {
+                (work, number): {side: [Load(**load) for load in rounds] for side, rounds in sides.items()}
+                for work, number, sides in plain[name]
+            }
+            for name in ("runs", "steady")
+        }
+        sides = {title: (version, settings) for title, (version, settings) in plain["sides"].items()}
+        changes = [(what, value, aim) for what, value, aim in plain["changes"]]
+        return cls(plain["machine"], sides, plain["missing"], changes=changes, **loads)
+
+
+def median(loads: list[Load], key: str) -> float:
+    """The median of one figure over the rounds."""
+    return float(statistics.median(getattr(load, key) for load in loads))
+
+
+def ratio(ours: list[Load], theirs: list[Load], key: str = "rate") -> float:
+    """The median, over the rounds, of our figure divided by theirs in the same round."""
+    both = zip(ours, theirs, strict=False)
+    return float(statistics.median(getattr(a, key) / getattr(b, key) for a, b in both))
+
+
+def page(results: Results, seconds: int) -> str:
+    """The page, in Markdown, without what the benchmark does not measure.
+
+    Args:
+        results: the figures.
+        seconds: a run's length.
+    """
+    lines = [
+        INTRODUCTION.strip(),
+        "",
+        *results.machine,
+        "",
+        "![Requests per second at 32 connections](benchmark.svg)",
+        "",
+    ]
+    lines += ["| | version | set up as |", "|---|---|---|"]
+    lines += [f"| {title} | {version} | {settings} |" for title, (version, settings) in results.sides.items()]
+    lines += [f"| {title} | | not measured: {why} |" for title, why in results.missing.items()]
+    for work, title in WORKS.items():
+        numbers = [number for asked, number in results.runs if asked == work]
+        if not numbers:
+            continue
+        rounds = max(len(loads) for loads in results.runs[work, numbers[0]].values())
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"wrk, {rounds} runs of {seconds} s for each number of connections; medians.",
+            "",
+        ]
+        lines += _table([(f"{number} conn.", results.runs[work, number]) for number in numbers], _load_cells)
+        rates = [rate for asked, rate in results.steady if asked == work]
+        for rate in rates:
+            lines += ["", f"At a steady {rate} requests/s, latency counted from when each was due:", ""]
+            lines += _table([("", results.steady[work, rate])], _steady_cells)
+        lines += ["", *aims(results, work)]
+    lines += ["", *CHANGES.strip().splitlines()]
+    lines += [f"| {what} | {value} | {aim} |" for what, value, aim in results.changes]
+    return "\n".join(lines) + "\n"
+
+
+def aims(results: Results, work: str) -> list[str]:
+    """How we compare with each peer at 32 connections, and with what was aimed at."""
+    sides = results.runs.get((work, AIMED_AT), {})
+    if OURS not in sides:
+        return []
+    lines = [f"modelserve beside each at {AIMED_AT} connections, median of the rounds' ratios:", ""]
+    lines += ["| | requests/s | aim | p99 | aim |", "|---|---|---|---|---|"]
+    for title, loads in sides.items():
+        if title == OURS:
+            continue
+        rate, p99 = (ratio(sides[OURS], loads, key) for key in ("rate", "p99_ms"))
+        aim = AIMS.get((work, title)) if work == "echo" else 1.0
+        wanted = f"at least {aim:g}: {'met' if rate >= aim else 'missed'}" if aim else "reported"
+        late = f"below 1: {'met' if p99 < 1 else 'missed'}" if work == "embed" else "reported"
+        lines.append(f"| {title} | {rate:.2f} times | {wanted} | {p99:.2f} times | {late} |")
+    return lines
+
+
+def _table(columns: list[tuple[str, Loads]], cells: Callable[[list[Load]], dict[str, str]]) -> list[str]:
+    sides = list(dict.fromkeys(title for _, loads in columns for title in loads))
+    heads = [f"{head} {what}".strip() for head, loads in columns for what in cells(next(iter(loads.values())))]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for title in sides:
+        values = [value for _, loads in columns for value in cells(loads[title]).values()]
+        lines.append(f"| {title} | " + " | ".join(values) + " |")
+    return lines
+
+
+def _load_cells(loads: list[Load]) -> dict[str, str]:
+    failed = sum(load.failed for load in loads)
+    rate = f"{median(loads, 'rate'):,.0f}" + (f" ({failed} failed)" if failed else "")
+    return {"requests/s": rate, "p50 / p99, ms": f"{median(loads, 'p50_ms'):.1f} / {median(loads, 'p99_ms'):.1f}"}
+
+
+def _steady_cells(loads: list[Load]) -> dict[str, str]:
+    cells = {"p50": f"{median(loads, 'p50_ms'):.1f} ms", "p99": f"{median(loads, 'p99_ms'):.1f} ms"}
+    return {**cells, "failed": str(sum(load.failed for load in loads))}
+
+
+def plot(results: Results) -> str:
+    """Requests per second at 32 connections, as bars: an SVG."""
+    parts: list[str] = []
+    top = 10
+    for work, title in WORKS.items():
+        sides = results.runs.get((work, AIMED_AT), {})
+        rates = {name: median(loads, "rate") for name, loads in sides.items()}
+        if not rates:
+            continue
+        parts.append(_text(10, top + 16, f"{title}: requests/s, {AIMED_AT} connections", "bold"))
+        top += 28
+        for name, rate in rates.items():
+            width = max(1.0, 420 * rate / max(rates.values()))
+            colour = "#1f6feb" if name == OURS else "#8b949e"
+            parts.append(_text(10, top + 14, name))
+            parts.append(f'<rect x="150" y="{top}" width="{width:.1f}" height="18" rx="2" fill="{colour}"/>')
+            parts.append(_text(156 + width, top + 14, f"{rate:,.0f}"))
+            top += 24
+        top += 14
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="660" height="{top}" viewBox="0 0 660 {top}" role="img">'
+    style = "<style>text{font:13px sans-serif;fill:#24292f}</style>"
+    back = f'<rect width="660" height="{top}" fill="#ffffff"/>'
+    return "\n".join([head, style, back, *parts, "</svg>", ""])
+
+
+def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-weight="{weight}">{escape(text)}</text>'
+
+
+CHANGES = """
+## Changes
+
+From the command on the head to the answer over HTTP. Echo has no model to load.
+
+| | measured | aim |
+|---|---|---|
+"""
+
+INTRODUCTION = """
+# How fast is it?
+
+Written by `make bench`, which anybody can run after `make up`. Absolute figures are this machine's; what
+carries over is the ratio within one run.
+
+modelserve is measured as it comes, through its gateway. Each peer runs in a virtual environment of its own on
+modelserve's image (the same interpreter), written as its own documentation has it, with what was found best for it
+here. All use the same model, tokenizer and code between them (`algopkg/TextEmbedding/minilm.py`), and ONNX Runtime with
+one thread a run; sentences are of 4 to 36 tokens. The sides take turns, and a peer runs during its turn alone;
+modelserve's cluster stays up, idle, during the others'. wrk and the servers share the machine and its loopback.
+"""

@@ -1,0 +1,106 @@
+"""Asks at a fixed rate, whatever the answers take, and says how late they were.
+
+Connections that ask again as soon as they are answered ask a slow server less often, and leave out of the latencies
+what a caller would have waited. Here each request has its moment, and its latency counts from then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from wrk import Load
+
+MOST_CONNECTIONS = 256
+TIMEOUT_S = 10
+
+
+def ask(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> Load:
+    """Ask ``url`` ``rate`` times a second for ``seconds``, with each of ``bodies`` in turn as JSON.
+
+    Returns:
+        Of the load, ``rate`` is what was asked for.
+    """
+    return asyncio.run(_Run(url, bodies).run(rate, int(rate * seconds)))
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that ``share`` percent of ``ordered`` do not exceed."""
+    return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)] if ordered else math.nan
+
+
+class _Run:
+    def __init__(self, url: str, bodies: Sequence[Any]) -> None:
+        target = urllib.parse.urlsplit(url)
+        self._address = (target.hostname or "127.0.0.1", target.port or 80)
+        self._requests = [_request(target.path, target.netloc, json.dumps(body).encode()) for body in bodies]
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._open = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._latencies: list[float] = []
+        self._failed = 0
+
+    async def run(self, rate: float, count: int) -> Load:
+        loop = asyncio.get_running_loop()
+        started = loop.time() + 0.1
+        tasks = []
+        for number in range(count):
+            moment = started + number / rate
+            if (early := moment - loop.time()) > 0:
+                await asyncio.sleep(early)
+            tasks.append(asyncio.create_task(self._one(self._requests[number % len(self._requests)], moment)))
+        await asyncio.gather(*tasks)
+        for _, writer in self._idle:
+            writer.close()
+        self._latencies.sort()
+        p50, p99 = (percentile(self._latencies, share) * 1000 for share in (50, 99))
+        return Load(rate, p50, p99, self._failed)
+
+    async def _one(self, request: bytes, moment: float) -> None:
+        async with self._open:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    good = await self._exchange(request)
+            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+                good = False
+        if good:
+            self._latencies.append(asyncio.get_running_loop().time() - moment)
+        else:
+            self._failed += 1
+
+    async def _exchange(self, request: bytes) -> bool:
+        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
+        try:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+            fields = dict(line.split(b":", 1) for line in head[1:] if b":" in line)
+            await _body(reader, fields)
+        except BaseException:
+            writer.close()
+            raise
+        if b"close" in fields.get(b"connection", b""):
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return head[0].split()[1] == b"200"
+
+
+async def _body(reader: asyncio.StreamReader, fields: dict[bytes, bytes]) -> None:
+    if b"content-length" in fields:
+        await reader.readexactly(int(fields[b"content-length"]))
+        return
+    if b"chunked" not in fields.get(b"transfer-encoding", b""):
+        raise ValueError("an answer without a length")
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        await reader.readexactly(size + 2)
+    await reader.readline()
+
+
+def _request(path: str, host: str, body: bytes) -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,150 @@
+"""The benchmark's parts that measure nothing: what wrk is told and prints, the page, the plot; and a fixed rate."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+
+import page
+import steady
+import wrk
+from wrk import Load
+
+REPORT = """Running 6s test @ http://127.0.0.1:666/echo
+  2 threads and 32 connections
+  Latency Distribution
+     50%  900.00us
+     75%    8.00ms
+     90%   12.05ms
+     99%    1.25s
+  1000 requests in 6.00s, 1.00MB read
+  Socket errors: connect 0, read 1, write 0, timeout 2
+  Non-2xx or 3xx responses: 4
+Requests/sec:    166.67
+"""
+
+
+def results() -> page.Results:
+    loads = {
+        "modelserve": [Load(400, 5, 10, 0), Load(100, 5, 10, 0), Load(300, 5, 10, 0)],
+        "LitServe": [Load(200, 9, 20, 0), Load(50, 9, 40, 1), Load(100, 9, 8, 0)],
+    }
+    return page.Results(
+        machine=["Machine: one"],
+        sides={"modelserve": ("1", "as shipped"), "LitServe": ("2", "two workers")},
+        missing={"BentoML": "no wheel"},
+        runs={("embed", 32): loads, ("echo", 32): loads, ("echo", 1): loads},
+        steady={("echo", 100): {title: rounds[:1] for title, rounds in loads.items()}},
+        changes=[("replicas 1 to 2", "2.0 s", "under 5 s")],
+    )
+
+
+def row(text: str, section: str, title: str) -> list[str]:
+    """The cells of the first row named ``title`` below a heading."""
+    lines = text.partition(f"## {section}")[2].splitlines()
+    return next([cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line.startswith(f"| {title} |"))
+
+
+def test_what_wrk_prints_is_read_in_milliseconds_with_all_that_failed() -> None:
+    assert wrk.parse(REPORT) == Load(166.67, 0.9, 1250.0, 7)
+
+
+def test_output_that_is_no_report_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a report"):
+        wrk.parse("unable to connect")
+
+
+def test_a_body_reaches_lua_as_it_is() -> None:
+    assert '[=[{"text": "a \\"quoted\\" [[word]]"}]=]' in wrk.lua([{"text": 'a "quoted" [[word]]'}])
+
+
+def test_the_page_has_medians_and_counts_failures() -> None:
+    text = page.page(results(), 4)
+    assert row(text, page.WORKS["echo"], "modelserve")[:2] == ["300", "5.0 / 10.0"]
+    assert row(text, page.WORKS["echo"], "LitServe")[:2] == ["100 (1 failed)", "9.0 / 20.0"]
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    loads = results().runs["echo", 32]
+    assert page.ratio(loads["modelserve"], loads["LitServe"]) == 2.0  # of the medians it would be 3
+
+
+def test_an_aim_that_is_missed_is_said() -> None:
+    late = {"modelserve": [Load(100, 5, 30, 0)], "LitServe": [Load(200, 9, 20, 0)]}
+    lines = page.aims(page.Results(runs={("embed", 32): late}), "embed")
+    assert lines[-1].count("missed") == 2
+    assert page.aims(results(), "embed")[-1].count("met") == 2
+
+
+def test_a_peer_that_could_not_be_measured_is_named() -> None:
+    assert "| BentoML | | not measured: no wheel |" in page.page(results(), 4)
+
+
+def test_results_come_back_from_json() -> None:
+    assert page.Results.from_json(json.loads(json.dumps(results().to_json()))) == results()
+
+
+def test_the_plot_is_small_and_its_bars_are_in_proportion() -> None:
+    svg = page.plot(results())
+    assert len(svg) < 50_000
+    bars = [element for element in xml.etree.ElementTree.fromstring(svg).iter() if element.get("rx")]
+    ours, theirs = (float(bar.attrib["width"]) for bar in bars[:2])
+    assert ours == pytest.approx(3 * theirs, rel=0.01)
+
+
+@pytest.fixture
+def slow_once() -> Iterator[str]:
+    """A server that answers one request at a time, the first after 0.3 s."""
+    turn, answered = threading.Lock(), [0]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with turn:
+                answered[0] += 1
+                if answered[0] == 1:
+                    time.sleep(0.3)
+            self.send_response(200)
+            if self.path == "/chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+                body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body, b"and more", b""))
+            else:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Not needed."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_who_asks_during_a_pause_waits_from_when_it_was_due(slow_once: str) -> None:
+    load = steady.ask(slow_once, [{}], 50, 0.4)
+    assert load.failed == 0
+    assert load.p50_ms > 50  # most of the twenty came during the pause
+    assert load.p99_ms >= 290
+
+
+def test_an_answer_in_chunks_is_read_to_its_end(slow_once: str) -> None:
+    assert steady.ask(f"{slow_once}chunks", [{}], 50, 0.4).failed == 0
+
+
+def test_no_answer_is_a_failure() -> None:
+    assert steady.ask("http://127.0.0.1:9/", [{}], 20, 0.2).failed == 4
