@@ -16,7 +16,7 @@ from typing import Any
 
 from modelserve import __version__, openapi
 from modelserve.errors import UserError
-from modelserve.gateway import SERVED, read_served
+from modelserve.gateway import SERVED, Written, read_served
 from modelserve.health import SCALING, aims_at, cause, may_rest, status_of
 from modelserve.ray_api import RayAPI
 from modelserve.routes import Served, Share
@@ -58,7 +58,7 @@ class Look:
         trouble: why less is known than should be, in one line; empty: nothing.
     """
 
-    served: Served | None = None
+    served: Written | None = None
     applications: Mapping[str, Any] | None = None
     algorithms: Mapping[str, Readiness] = field(default_factory=dict)
     trouble: str = ""
@@ -154,7 +154,8 @@ class Catalog:
             route: [(algorithms[share.name], share.weight) for share in shares if share.name in algorithms]
             for route, shares in look.served.routes.items()
         }
-        return openapi.document({route: answering for route, answering in routes.items() if answering}, __version__)
+        answered = {route: answering for route, answering in routes.items() if answering}
+        return openapi.document(answered, __version__, look.served.keys)
 
     def _look(self) -> Look:
         try:

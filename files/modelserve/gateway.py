@@ -29,9 +29,10 @@ CATALOG_ADDRESS = f"127.0.0.1:{SERVICE_PORTS['catalog']}"
 
 
 class Written(Served):
-    """What ``served.json`` holds: what is answered, and where, as seen from the gateway's own host."""
+    """What ``served.json`` holds: what is answered, where (seen from the gateway's own host), and if it takes a key."""
 
     url: str = ""
+    keys: bool = False
 
 
 class Gateway:
@@ -97,7 +98,7 @@ class Gateway:
             address = _reachable(settings.gateway_bind[0])
             scheme = "https" if settings.gateway_tls else "http"
             url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{wanted.port}"
-            written = Written(url=url, **wanted.model_dump())
+            written = Written(url=url, keys=settings.gateway_keys, **wanted.model_dump())
             write_atomically(self._served, written.model_dump_json(indent=1) + "\n")
         return text != old
 

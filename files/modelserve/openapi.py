@@ -46,12 +46,15 @@ class Algorithm:
     note: str = ""
 
 
-def document(routes: Mapping[str, Sequence[tuple[Algorithm, float]]], version: str) -> dict[str, Any]:
+def document(
+    routes: Mapping[str, Sequence[tuple[Algorithm, float]]], version: str, keys: bool = False
+) -> dict[str, Any]:
     """The OpenAPI document.
 
     Args:
         routes: per public route, without slashes at its ends, the algorithms that answer it, each with its weight.
         version: modelserve's.
+        keys: whether the gateway asks clients for a key.
     """
     algorithms = {algorithm.name: algorithm for answering in routes.values() for algorithm, _ in answering}
     schemas = _common_schemas()
@@ -66,13 +69,22 @@ def document(routes: Mapping[str, Sequence[tuple[Algorithm, float]]], version: s
         # A route of its own that ends so wins, as it does in the ingress.
         paths.setdefault(f"/{route}/schema", _schema_operation(route, answering, ids))
     tags = [{"name": name, **_described(algorithm.note)} for name, algorithm in algorithms.items()]
+    components = {"schemas": schemas, "responses": _common_responses(), "headers": _common_headers()}
+    guard: dict[str, Any] = {}
+    if keys:
+        components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        guard = {"security": [{"key": []}]}
+        refused = {"401": "NoKey", "403": "NotForThis", "429": "TooMany"}
+        for operation in (operation for path in paths.values() for operation in path.values()):
+            operation["responses"] |= {code: _ref("responses", name) for code, name in refused.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "modelserve", "version": version, "description": ABOUT},
         "servers": [{"url": "/"}],
         "tags": tags,
         "paths": paths,
-        "components": {"schemas": schemas, "responses": _common_responses(), "headers": _common_headers()},
+        "components": components,
+        **guard,
     }
 
 
@@ -235,7 +247,7 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
     headers = {name: _ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
     answered = {"description": "Answered", "headers": headers, "content": {"application/json": {"schema": schema}}}
     refs = {"400": "NoObject", "404": "NotHere", "405": "OtherMethod", "500": "Failed", "503": "Unavailable"}
-    refs["504"] = "TookTooLong"
+    refs |= {"411": "NoLength", "413": "TooLong", "504": "TookTooLong"}
     if any(algorithm.input != UNTYPED for algorithm in able):
         refs["422"] = "DoesNotFit"
     if any(algorithm.queue is not None for algorithm in able):
@@ -291,8 +303,15 @@ def _common_responses() -> dict[str, Any]:
         "headers": {"Retry-After": _ref("headers", "Retry-After")},
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
+    many = failure("More requests than the key may have, at once or a second; try again", headers=("Retry-After",))
+    many["content"] |= full["content"]  # the replica's own words, where its queue is full
     known = ("X-Request-ID",)
     return {
+        "NoKey": failure("A key is needed"),
+        "NotForThis": failure("The key is not for this algorithm"),
+        "TooMany": many,
+        "NoLength": failure("The request does not say its length"),
+        "TooLong": failure("The request is longer than the gateway takes"),
         "NoObject": failure("The body is no JSON object", headers=known),
         "NotHere": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
         "OtherMethod": failure("The algorithm does not answer this method", headers=(*known, "Allow")),

@@ -149,9 +149,23 @@ def test_definitions_whose_names_no_component_can_have_stay_apart() -> None:
 
 def test_answers_that_an_algorithm_cannot_give_are_left_out() -> None:
     plain = made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["responses"]
-    assert set(plain) == {"200", "400", "404", "405", "500", "503", "504"}
+    assert set(plain) == {"200", "400", "404", "405", "411", "413", "500", "503", "504"}
     bound = made({"r": [algorithm("A", others, queue=3)]})["paths"]["/r"]["get"]["responses"]
     assert set(bound) - set(plain) == {"422", "429"}
+
+
+def test_where_a_key_is_needed_the_document_says_so() -> None:
+    routes = {"r": [(algorithm("A", others, queue=3), 1.0)]}
+    found, without = document(routes, "1", keys=True), document(routes, "1")
+    OpenAPIV31SpecValidator(found).validate()
+    (name,) = found["security"][0]
+    assert found["components"]["securitySchemes"][name]["name"] == "X-API-Key" and "security" not in without
+    for operation in (found["paths"]["/r"]["get"], found["paths"]["/r/schema"]["get"]):
+        assert {"401", "403", "429"} <= set(operation["responses"])
+    many = found["components"]["responses"]["TooMany"]["content"]
+    assert set(many) == {"application/json", "text/plain"}, (
+        "the gateway's words, and those of a replica whose queue is full"
+    )
 
 
 def test_the_example_is_the_body_s() -> None:
