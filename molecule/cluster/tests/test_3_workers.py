@@ -37,7 +37,7 @@ def test_a_worker_is_added_and_the_others_are_left_alone(cluster: Cluster, third
     assert re.findall(r"(\w+)\s+: ok=", recap) == ["worker_3"], "no task ran on behalf of another host"
     assert ([cluster.containers(host) for host in hosts], cluster.replicas()) == before
     assert not load.failed()
-    servers = bed.on(bed.HEAD, "grep", "-c", "    server ", f"{HOME}/gateway/haproxy.cfg")
+    servers = bed.on(bed.HEAD, "grep", "-c", "    server ingress", f"{HOME}/gateway/haproxy.cfg")
     assert int(servers) == 4, "the gateway knows it"
 
 
