@@ -284,10 +284,12 @@ def test_an_answer_that_says_it_failed_is_a_failure(site: Site) -> None:
     assert measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"] == {}
 
 
+# Whoever runs the tests in the background has interrupts ignored, and so would the program.
 INTERRUPTED = """
-import sys
+import signal, sys
 from modelserve.load import measure
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
 measure(sys.argv[1], "POST", {}, 4, 60)
 """
