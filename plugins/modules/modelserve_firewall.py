@@ -169,11 +169,14 @@ class Firewall:
                 self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
         return sorted(one for one in found if ":" not in one), sorted(one for one in found if ":" in one)
 
-    def load(self, template, hosts, timeout):
-        """Load rules, to be confirmed; returns whether that was needed."""
+    def rules(self, template, hosts):
+        """The rules, the cluster's hosts in their places."""
         v4, v6 = self.resolved(hosts)
         rules = template.replace("@PEERS4@", ", ".join(v4)).replace("@PEERS6@", ", ".join(v6))
-        rules = re.sub(r"\n *elements = \{ *\}", "", rules)  # nft knows no empty list
+        return re.sub(r"\n *elements = \{ *\}", "", rules)  # nft knows no empty list
+
+    def load(self, rules, timeout):
+        """Load rules, to be confirmed; returns whether that was needed."""
         if read(FILE) == rules and not os.path.exists(PENDING) and self.is_loaded() and self.is_kept():
             return False
         if self.module.check_mode:
@@ -261,7 +264,7 @@ def main():
     firewall = Firewall(module)
     options = module.params
     if options["state"] == "loaded":
-        changed = firewall.load(options["rules"], options["addresses"], options["timeout"])
+        changed = firewall.load(firewall.rules(options["rules"], options["addresses"]), options["timeout"])
         module.exit_json(changed=changed, pending=changed and not module.check_mode)
     elif options["state"] == "confirmed":
         firewall.confirm()

@@ -1,0 +1,103 @@
+"""The firewall's rules: who is let in, and how the set of the cluster's hosts changes in place."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jinja2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "roles/firewall/templates/firewall.nft.j2"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "modelserve_firewall", ROOT / "plugins/modules/modelserve_firewall.py"
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODULE = load()
+
+
+class Fails(Exception):
+    """What the module said when it gave up."""
+
+
+class Ansible:
+    """As much of AnsibleModule as making the rules needs."""
+
+    check_mode = False
+
+    def fail_json(self, msg: str) -> None:
+        raise Fails(msg)
+
+
+def template(**variables: Any) -> str:
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["comment"] = lambda text: f"# {text}"
+    values = {
+        "ansible_managed": "managed",
+        "firewall_ssh_ports": [22],
+        "firewall_gateway_ports": [],
+        "firewall_open_ports": [],
+        "firewall_trusted_interfaces": ["docker0", "br-*"],
+    }
+    return environment.from_string(TEMPLATE.read_text()).render({**values, **variables})
+
+
+def rules(peers: list[str], **variables: Any) -> str:
+    return str(MODULE.Firewall(Ansible()).rules(template(**variables), peers))
+
+
+def elements(text: str, name: str) -> list[str]:
+    found = re.search(rf"set {name} \{{[^}}]*elements = \{{ ([^}}]*) \}}", text)
+    return found[1].split(", ") if found else []
+
+
+def test_the_worlds_ports_are_one_list() -> None:
+    text = rules([], firewall_ssh_ports=[22, 2222], firewall_gateway_ports=[666], firewall_open_ports=[9100, 22])
+    assert re.findall(r"tcp dport \{ (.*) \} accept", text) == ["22, 666, 2222, 9100"]
+    assert "policy drop" in text and 'iifname "br-*" accept' in text
+    assert "elements" not in text, "nft knows no empty list"
+
+
+def test_the_clusters_hosts_are_told_apart_by_family() -> None:
+    text = rules(["10.0.0.2", "fd00::1", "10.0.0.1", "localhost"])
+    assert elements(text, "cluster4")[:2] == ["10.0.0.1", "10.0.0.2"] and "127.0.0.1" in elements(text, "cluster4")
+    assert "fd00::1" in elements(text, "cluster6")
+
+
+def test_a_host_without_an_address_is_named() -> None:
+    with pytest.raises(Fails, match=r"no-such-host.invalid has no address here .*set its modelserve_node_ip"):
+        rules(["no-such-host.invalid"])
+
+
+ADDRESSES = st.lists(st.ip_addresses(v=4).map(str), unique=True, max_size=4)
+
+
+@given(ADDRESSES, ADDRESSES)
+def test_admitting_and_dismissing_end_where_loading_does(there: list[str], more: list[str]) -> None:
+    both = MODULE.with_elements(rules(there), "cluster4", more, True)
+    assert both == rules(list({*there, *more}))
+    assert MODULE.with_elements(both, "cluster4", more, False) == rules([one for one in there if one not in more])
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="no nft here; the cluster scenario loads the real rules")
+def test_nft_accepts_the_rules(tmp_path: Path) -> None:
+    file = tmp_path / "firewall.nft"
+    file.write_text(rules(["10.0.0.1", "fd00::1"], firewall_gateway_ports=[666]))
+    checked = subprocess.run(["nft", "-c", "-f", str(file)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0 or "Operation not permitted" in checked.stderr, checked.stderr
