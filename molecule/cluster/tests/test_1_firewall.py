@@ -40,7 +40,7 @@ def reached(address: str, ports: list[int]) -> set[int]:
 def test_the_world_reaches_what_is_declared_and_nothing_else(cluster: Cluster) -> None:
     for host in HOSTS:
         ports = sorted(listening(host) | KNOWN)
-        assert len(ports) > 20, "Ray listens on many"
+        assert len(listening(host)) > 6, "Ray listens"
         assert reached(bed.address(host), ports) == DECLARED & set(ports) | ({PORT} if host == bed.HEAD else set()), (
             host
         )
