@@ -109,6 +109,8 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.token_file),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30",
+        # Ray puts its workers behind all else on a host: a replica is what the host is there for.
+        "RAY_worker_niceness": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     }
     if role == "head":
