@@ -16,8 +16,8 @@ from typing import Any
 
 from modelserve import __version__, openapi
 from modelserve.errors import UserError
-from modelserve.gateway import SERVED, Written, read_served
 from modelserve.health import SCALING, aims_at, cause, may_rest, status_of
+from modelserve.proxy import SERVED, Written, read_served
 from modelserve.ray_api import RayAPI
 from modelserve.routes import Served, Share
 from modelserve.settings import Settings

