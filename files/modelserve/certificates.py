@@ -1,4 +1,4 @@
-"""Which certificate does the gateway show? The site's own, or one of a CA that the cluster made for itself."""
+"""Which certificate does a gateway show, or a node? The site's own, or one of a CA that the cluster made itself."""
 
 from __future__ import annotations
 
@@ -43,8 +43,38 @@ def ensure(settings: Settings) -> str:
     file = secrets / "gateway.pem"
     if not (file.exists() and _serves(file.read_bytes(), wanted)):
         ca, ca_key = _authority(secrets)
-        write_atomically(file, _issue(ca, ca_key, wanted), 0o600)
+        server = [ExtendedKeyUsageOID.SERVER_AUTH]
+        write_atomically(file, _issue(ca, ca_key, wanted, "modelserve gateway", server, DAYS), 0o600)
     return file.read_text()
+
+
+def node(settings: Settings, name: str, address: str) -> str:
+    """A node's certificate and its key, with which Ray's processes talk to each other: both sides show theirs.
+
+    Kept in ``<home>/secrets/nodes``; the CA issues it for ten years, anew when the address changes.
+
+    Args:
+        settings: the head's.
+        name: what the node is called in the inventory.
+        address: its own in the cluster.
+
+    Returns:
+        PEM, the certificate, then the key.
+    """
+    secrets = settings.home / "secrets"
+    file = secrets / "nodes" / f"{name}.pem"
+    wanted = sorted({address, "localhost", "127.0.0.1"})
+    if not (file.exists() and _serves(file.read_bytes(), wanted)):
+        ca, ca_key = _authority(secrets)
+        # Ray's processes ask and answer with the same one.
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        write_atomically(file, _issue(ca, ca_key, wanted, f"modelserve node {name}", both, CA_DAYS), 0o600)
+    return file.read_text()
+
+
+def node_authority(settings: Settings) -> str:
+    """The CA's certificate (PEM), which the nodes trust."""
+    return (settings.home / "secrets" / "ca.pem").read_text()
 
 
 def authority(settings: Settings) -> str:
@@ -99,14 +129,21 @@ def _authority(secrets: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivate
     return x509.load_pem_x509_certificate(file.read_bytes()), loaded
 
 
-def _issue(ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, names: list[str]) -> str:
+def _issue(
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    names: list[str],
+    common: str,
+    usage: list[x509.ObjectIdentifier],
+    days: int,
+) -> str:
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
-        _builder(_name("modelserve gateway"), ca.subject, key, DAYS)
+        _builder(_name(common), ca.subject, key, days)
         .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
             critical=False,

@@ -20,7 +20,13 @@ def register(command: Command) -> None:
     limit = between(0, 1_000_000, int)
     keys.add_argument("--rate", type=limit, metavar="N", help="for add: requests a second, 0 for any number")
     keys.add_argument("--at-once", type=limit, metavar="N", help="for add: requests at a time, 0 for any number")
-    command("certificate", _certificate, "Print the certificate of the cluster's CA, for clients to trust.")
+    certificate = command(
+        "certificate", _certificate, "Print the certificate of the cluster's CA, for clients to trust."
+    )
+    certificate.add_argument(
+        "--node", metavar="NAME", help="that of a node, for Ray, with its key and the CA's, as JSON"
+    )
+    certificate.add_argument("--address", default="", help="for --node: its address in the cluster")
 
 
 def _keys(options: argparse.Namespace) -> None:
@@ -55,9 +61,13 @@ def _keys(options: argparse.Namespace) -> None:
 
 
 def _certificate(options: argparse.Namespace) -> None:
-    from modelserve.certificates import authority
+    from modelserve.certificates import authority, node, node_authority
 
     settings = Settings.load()
+    if options.node:
+        issued = node(settings, options.node, options.address)
+        print(json.dumps({"ok": True, "node": issued, "authority": node_authority(settings)}))
+        return
     pem = authority(settings)
     if not pem:
         why = "the gateway shows the site's own" if settings.gateway_tls else "modelserve_gateway_tls is off"

@@ -75,7 +75,7 @@ class Others:
             answered = self._wait(name, other, configuration)
             if answered is None:
                 if name not in self._away:
-                    self._progress(f"gateway {name}: does not answer; it takes the configuration when it is back")
+                    self._progress(f"gateway {name}: no answer yet; it takes the configuration when it is there")
                 self._away.add(name)
             elif answered:
                 self._away.discard(name)

@@ -113,6 +113,8 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         "RAY_worker_niceness": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     }
+    if environment.get("RAY_USE_TLS") == "1":
+        _require_certificate(role, settings, options.get("node_ip", ""))
     if role == "head":
         (home / "gcs").mkdir(exist_ok=True)
         environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(home / "gcs")}
@@ -124,6 +126,21 @@ def run(role: str, settings: Settings, **options: Any) -> None:
     command = start_command(role, home, object_store_mb=object_store_mb(), **options)
     print(" ".join(command), flush=True)
     os.execvpe(command[0], command, environment)
+
+
+def _require_certificate(role: str, settings: Settings, address: str) -> None:
+    # On the head the CA issues it; a worker's is brought by the playbook.
+    file = settings.home / "secrets" / "node.pem"
+    if role == "head":
+        from modelserve import certificates
+
+        if not address:
+            import ray
+
+            address = ray.util.get_node_ip_address()
+        write_atomically(file, certificates.node(settings, "head", address), 0o600)
+    elif not file.exists():
+        raise UserError(f"{file} is missing, and Ray speaks TLS here", "Run site.yml: it brings the certificate")
 
 
 def object_store_mb() -> int:

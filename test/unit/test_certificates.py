@@ -86,3 +86,45 @@ def test_the_site_s_own_is_taken_as_it_is(tmp_path: Path) -> None:
     (secrets / "site_certificate.pem").write_text("x")
     with pytest.raises(UserError, match="cannot be read"):
         certificates.ensure(site)
+
+
+def test_nodes_know_each_other_and_nobody_else(tmp_path: Path) -> None:
+    here = Settings(home=tmp_path)
+    issued = {name: certificates.node(here, name, address) for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"))}
+    assert certificates.node(here, "a", "10.0.0.1") == issued["a"] != certificates.node(here, "a", "10.0.0.9")
+    (tmp_path / "ca.pem").write_text(certificates.node_authority(here))
+    for name, pem in issued.items():
+        (tmp_path / f"{name}.pem").write_text(pem)
+    assert meet(tmp_path, "b.pem") == "known"
+    stranger = Settings(home=tmp_path / "stranger")
+    (tmp_path / "stranger.pem").write_text(certificates.node(stranger, "b", "10.0.0.2"))
+    assert meet(tmp_path, "stranger.pem") == "refused"
+
+
+def meet(tmp_path: Path, client: str) -> str:
+    """Whether node ``a`` lets in who shows the certificate of the file ``client``, and is known to it."""
+    sides = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)]
+    for context, file in zip(sides, ("a.pem", client), strict=True):
+        context.load_cert_chain(tmp_path / file)
+        context.load_verify_locations(tmp_path / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+    here, there = socket.socketpair()
+    met = []
+
+    def serve() -> None:
+        try:
+            with sides[0].wrap_socket(there, server_side=True) as connection:
+                connection.recv(1)
+                met.append("known")
+        except OSError:
+            met.append("refused")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with sides[1].wrap_socket(here, server_hostname="10.0.0.1") as connection:
+            connection.sendall(b"x")
+            thread.join()
+    except OSError:
+        thread.join()
+    return met[0]

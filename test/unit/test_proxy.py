@@ -212,7 +212,7 @@ class TestOnAnotherHost:
         served = Served(port=free_port, routes=ROUTES)
         gateway = Gateway(head, said.append)
         gateway.configure(served)
-        assert said == ["gateway two: does not answer; it takes the configuration when it is back"]
+        assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]
         follower = Follower(Settings(home=home), "127.0.0.1", "two")
         assert follower.catch_up() and not follower.catch_up()
         process, log = run(home)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import ssl
 import subprocess
 import sys
@@ -27,6 +28,7 @@ INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 PROJECT = bed.DIRECTORY / "project"
 HOME = "/opt/modelserve"
 WORKERS = ("worker_1", "worker_2")
+GATEWAYS = (bed.HEAD, "worker_2")
 PORT = 666
 INGRESS_PORT = 8000  # where Serve itself answers, each algorithm by its name
 REQUESTS = [("extract", {"text": "good morning"}), ("embed", {"sentence": "a cat sits on the mat"})]
@@ -53,6 +55,11 @@ class Cluster:
     def ctl(self, *command: str) -> str:
         """Run the modelserve command on the head."""
         return bed.on(bed.HEAD, "docker", "exec", "modelserve_head", "modelserve", *command, check=False)
+
+    def ctl_all(self, *command: str) -> str:
+        """The same, with what it says on standard error."""
+        line = shlex.join(["docker", "exec", "modelserve_head", "modelserve", *command])
+        return bed.on(bed.HEAD, "sh", "-c", f"{line} 2>&1", check=False)
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The nodes by name, as `modelserve nodes` has them; empty while the head does not answer."""

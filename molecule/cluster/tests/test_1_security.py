@@ -19,6 +19,17 @@ import pytest
 from conftest import HOME, PORT, WORKERS, Cluster
 
 GOOD = {"text": "good"}
+ON_HEAD = ("docker", "exec", "-i", bed.container(bed.HEAD))
+# Prints the status that Ray's API gives to the token on standard input.
+ASK_RAY = """
+import sys, urllib.error, urllib.request
+headers = {"Authorization": "Bearer " + sys.stdin.read()}
+try:
+    request = urllib.request.Request("http://127.0.0.1:8265/api/serve/applications/", headers=headers)
+    print(urllib.request.urlopen(request).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
 
 
 @contextlib.contextmanager
@@ -135,6 +146,25 @@ def test_the_jobs_of_ray_are_not_for_the_world(cluster: Cluster) -> None:
     for host in (bed.HEAD, *WORKERS):
         with pytest.raises(OSError):
             socket.create_connection((bed.address(host), 8265), 3)
+
+
+def test_another_token_takes_the_old_one_s_place(cluster: Cluster) -> None:
+    before = bed.on(bed.HEAD, "cat", f"{HOME}/secrets/ray_token").strip()
+    releases = cluster.ctl("releases")
+    with cluster.load() as load:
+        started = time.monotonic()
+        text = cluster.playbook("playbooks/rotate_token.yml")
+        seconds = time.monotonic() - started
+    gap = [answer.at for answer in load.failed()]
+    print(f"\na token rotated in {seconds:.0f} s: without answers for {max(gap) - min(gap) if gap else 0:.0f} s")
+    after = bed.on(bed.HEAD, "cat", f"{HOME}/secrets/ray_token").strip()
+    assert after != before and after not in text
+    codes = [bed.run(*ON_HEAD, "python3", "-c", ASK_RAY, stdin=token).strip() for token in (before, after)]
+    assert codes[0] in ("401", "403") and codes[1] == "200"
+    assert cluster.ctl("releases") == releases and not cluster.ctl("plan").startswith("error")
+    assert {bed.on(host, "cat", f"{HOME}/secrets/ray_token").strip() for host in WORKERS} == {after}
+    cluster.wait_for(*WORKERS)
+    assert {status(cluster)[0], status(cluster, "embed", {"sentence": "a"})[0]} == {200}
 
 
 def test_no_secret_shows(cluster: Cluster) -> None:

@@ -87,7 +87,10 @@ def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
 
 def test_the_head_host_rebooted(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
-    with cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct:
+    with (
+        cluster.load("worker_2") as second,
+        cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct,
+    ):
         at = time.monotonic()
         bed.power_off(bed.HEAD)
         time.sleep(5)
@@ -96,7 +99,9 @@ def test_the_head_host_rebooted(cluster: Cluster, table: Table) -> None:
         cluster.wait_for(*WORKERS)
         back = time.monotonic() - on
         time.sleep(5)
-    table.append(row("the head host rebooted: through a worker's ingress", direct, at, back))
+    table.append(row("the head host rebooted: through the gateway on another host", second, at, back))
+    table.append(row("the same, through a worker's ingress", direct, at, back))
+    assert not second.failed(after=at + 5) and len(second.failed()) <= 4
     assert not direct.failed(after=at + 5) and len(direct.failed()) <= 4
     with cluster.load() as load:
         time.sleep(2)
