@@ -33,7 +33,8 @@ status: venv ## Show what is served
 smoke: venv ## Ask each algorithm one question
 	$(PLAYBOOK) playbooks/smoke.yml
 
-check: venv-dev lint unit ## Lint and pure tests: under two minutes
+check: venv-dev ## Lint and pure tests: under two minutes
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 lint: venv-dev
 	$(BIN)/ruff check .

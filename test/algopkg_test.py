@@ -54,7 +54,10 @@ def main() -> int:
     if Path("/opt/venv/bin/modelserve").exists():  # in the image already
         command = ["modelserve", *test, "--project", str(PROJECT)]
     else:
+        home = Path(options.home)
+        owner = home.stat().st_uid if home.exists() else 0  # whose what it builds there shall be
         command = ["docker", "run", "--rm", "--network", "host", "--shm-size", "1g"]
+        command += ["--user", f"{owner}:0", "--env", f"HOME={home}/user"]
         command += ["--volume", f"{PROJECT}:/project:ro", "--volume", f"{options.home}:{options.home}"]
         command += ["--env", f"MODELSERVE_HOME={options.home}", image(), *test, "--project", "/project"]
     ok = subprocess.run(command, check=False).returncode == 0

@@ -51,6 +51,9 @@ INGRESS = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
     "RAY_SERVE_HAPROXY_RETRIES": "2",
+    # How long a replica that goes is still there for who has not heard of it. 30 s are for balancers outside;
+    # Serve's own HAProxies hear of it within two, and until then its GPU is nobody else's.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
 }
 
 
@@ -123,6 +126,7 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         wait_for_content(settings, options["head_address"])
         _catch_up_again_once_joined(options["head_address"])
     _remove_old_sessions(home / "ray")
+    _empty(home / "tmp")
     command = start_command(role, home, object_store_mb=object_store_mb(), **options)
     print(" ".join(command), flush=True)
     os.execvpe(command[0], command, environment)
@@ -240,6 +244,15 @@ def _catch_up_again_once_joined(head_address: str) -> None:
         subprocess.Popen(command, start_new_session=True)
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def _empty(directory: Path) -> None:
+    # This container's /tmp, on the host's disk: what a container before it left.
+    for path in directory.glob("*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _remove_old_sessions(directory: Path) -> None:

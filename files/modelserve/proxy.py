@@ -24,6 +24,8 @@ SERVED = "served.json"
 RELEASE_FILE = "release.map"
 NO_RELEASE = "-"
 WAIT_S = 0.25
+# The controller's user writes, HAProxy reads: root for its port, without root's rights, but of the same group.
+PRIVATE = 0o640
 # Files that a configuration names. Their names carry their content's hash: the configuration before keeps its own.
 NAMED = ("tls-*.pem", "clients-*.map")
 
@@ -86,15 +88,15 @@ class Proxy:
         old = self._config.read_text() if self._config.exists() else None
         if wanted.text != old:
             for name, content in wanted.files.items():
-                write_atomically(self.directory / name, content, 0o600)
-            write_atomically(self._config, wanted.text, 0o600)
+                write_atomically(self.directory / name, content, PRIVATE)
+            write_atomically(self._config, wanted.text, PRIVATE)
             try:
                 self._reload()
             except UserError:
                 if old is None:
                     self._config.unlink()
                 else:
-                    write_atomically(self._config, old, 0o600)
+                    write_atomically(self._config, old, PRIVATE)
                 raise
             for file in (file for pattern in NAMED for file in self.directory.glob(pattern)):
                 if file.name not in wanted.files:
@@ -124,7 +126,7 @@ class Proxy:
             time.sleep(WAIT_S)
         self._socket.unlink(missing_ok=True)
         sys.stdout.flush()
-        os.execvp("haproxy", ["haproxy", "-W", "-db", "-S", f"{self._socket},mode,600", "-f", str(self._config)])
+        os.execvp("haproxy", ["haproxy", "-W", "-db", "-S", f"{self._socket},mode,660", "-f", str(self._config)])
 
     def health(self) -> None:
         """Return when the gateway answers and reaches an ingress.

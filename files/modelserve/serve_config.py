@@ -12,6 +12,8 @@ from modelserve.routes import prefix_of
 
 # How soon Serve notices that a replica died; its own default is 10.
 HEALTH_CHECK_PERIOD_S = 2
+# What a replica that goes was asked already, it may answer for so long.
+GRACE_S = 60
 # Said to whom max_queued_requests turns away: replicas work off a queue in seconds, not in minutes.
 RETRY_AFTER_S = 1
 
@@ -65,6 +67,7 @@ def application(section: Section, package: Path, models: Iterable[Path], environ
                 # New replicas answer before old ones stop: an update loses no request, a failed one does no harm.
                 "max_surge_percent": 100 if section.update == "rolling" else 0,
                 "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+                "graceful_shutdown_timeout_s": GRACE_S,
                 # The identity changes when replicas must: Serve shows it for the configuration it aims at.
                 "user_config": {
                     "user_config": section.user_config,

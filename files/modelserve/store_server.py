@@ -24,8 +24,7 @@ use chroot = no
 munge symlinks = no
 read only = yes
 list = no
-uid = 0
-gid = 0
+{identity}
 reverse lookup = no
 log file = /dev/stderr
 transfer logging = no
@@ -49,7 +48,10 @@ def run(settings: Settings) -> None:
         raise UserError(f"{settings.token_file} is missing", "Run site.yml")
     secrets = RUNTIME / "rsyncd.secrets"
     write_atomically(secrets, f"{USER}:{settings.token_file.read_text().strip()}\n", mode=0o600)
+    # Started by root, rsync would become nobody, who may not read the store.
+    identity = "uid = 0\ngid = 0" if os.geteuid() == 0 else ""
     text = CONFIGURATION.format(
+        identity=identity,
         port=PORT,
         connections=MAX_CONNECTIONS,
         runtime=RUNTIME,

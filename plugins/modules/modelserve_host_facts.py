@@ -208,7 +208,7 @@ def images(module, client):
 
 
 def home_state(home):
-    """Whether modelserve's directory is there, a hash of the cluster's token in it, empty where there is none, and the
+    """Whose modelserve's directory is, and a hash of the cluster's token in it, each empty where there is none, and the
     names of the other hosts with a gateway, as the head knows them."""
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
@@ -220,7 +220,8 @@ def home_state(home):
     if os.path.exists(gateways) and os.access(gateways, os.R_OK):
         with open(gateways, encoding="utf-8") as stream:
             names = sorted(json.load(stream))
-    return {"exists": os.path.isdir(home), "token_sha256": mark, "gateways": names}
+    owner = str(os.stat(home).st_uid) if os.path.isdir(home) else ""
+    return {"owner": owner, "token_sha256": mark, "gateways": names}
 
 
 def ports_taken(ports, own):

@@ -127,7 +127,7 @@ def test_keys_and_certificates_are_files_that_the_configuration_names(tmp_path: 
     assert gateway.configure(SERVED) and not gateway.configure(SERVED)
     assert gateway.url() == "https://127.0.0.1:666"
     before = named(tmp_path)
-    assert len(before) == 2 and all(file.stat().st_mode & 0o777 == 0o600 for file in before)
+    assert len(before) == 2 and all(file.stat().st_mode & 0o777 == 0o640 for file in before)
     assert gateway.headers()["X-API-Key"] not in "".join(file.read_text() for file in before)
     Keys(settings).add("phone")
     assert gateway.refresh(), "another key is another configuration"

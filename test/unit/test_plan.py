@@ -42,7 +42,7 @@ def test_what_is_served_already_is_no_change() -> None:
 def test_defaults_that_serve_adds_are_no_change() -> None:
     running = copy.deepcopy(app())
     running["external_scaler_enabled"] = False
-    running["deployments"][0] |= {"graceful_shutdown_timeout_s": 20, "logging_config": None}
+    running["deployments"][0] |= {"graceful_shutdown_wait_loop_s": 2, "logging_config": None}
     assert not compare({"Echo": app()}, {"Echo": running}, HERE, HERE)
 
 

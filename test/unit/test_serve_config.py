@@ -58,6 +58,7 @@ def test_what_a_section_does_not_use_is_not_written() -> None:
         "max_ongoing_requests",
         "max_surge_percent",
         "health_check_period_s",
+        "graceful_shutdown_timeout_s",
         "user_config",
         "ray_actor_options",
     }

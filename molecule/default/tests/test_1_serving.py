@@ -27,6 +27,12 @@ def test_a_container_runs_as_promised(host: Any, name: str) -> None:
     assert options["CapDrop"] == ["ALL"]
     assert "no-new-privileges" in " ".join(options["SecurityOpt"])
     assert not any(mount["Source"] == "/" for mount in details["Mounts"])
+    assert options["ReadonlyRootfs"]
+    if name == "modelserve_gateway":  # root for its port, with that one right
+        assert options["CapAdd"] in (["NET_BIND_SERVICE"], ["CAP_NET_BIND_SERVICE"])
+    else:
+        assert details["Config"]["User"] == "6370:0"
+        assert not options["CapAdd"] and host.file(str(HOME)).uid == 6370
 
 
 def test_the_head_has_the_shared_memory_and_time_zone_it_was_given(host: Any) -> None:

@@ -97,6 +97,7 @@ def test_a_conda_package_comes_from_a_channel(cluster: Cluster, project: Path) -
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
+    run("chown", "--recursive", f"--reference={HOME}", str(channel))
     code = (
         f"import asyncio, os; from rattler.index import index_fs; asyncio.run(index_fs({str(channel)!r})); os._exit(0)"
     )
