@@ -1,0 +1,45 @@
+"""What keeps a gateway current says each hindrance once, and renews a certificate when its time comes."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from modelserve import certificates, keeper
+from modelserve.errors import UserError
+from modelserve.gateway import Gateway
+from modelserve.routes import Served
+from modelserve.settings import Settings
+
+
+def test_a_hindrance_is_said_once_until_it_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    looks = iter([False, UserError("off"), UserError("off"), True, UserError("off")])
+
+    def look() -> bool:
+        result = next(looks)
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    keeper.repeat(look, 0, times=5)
+    assert capsys.readouterr().out.splitlines() == ["off", "the gateway has a new configuration", "off"]
+
+
+def test_a_certificate_near_its_end_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, gateway_tls=True)
+    Gateway(settings).configure(Served(port=666))
+    assert not Gateway(settings).refresh()
+    first = shown(tmp_path)
+    after = datetime.timedelta(days=certificates.DAYS - certificates.RENEW_DAYS + 1)
+    soon = datetime.datetime.now(datetime.UTC) + after
+    monkeypatch.setattr(certificates, "_now", lambda: soon)
+    assert Gateway(settings).refresh() and not Gateway(settings).refresh()
+    assert shown(tmp_path).not_valid_after_utc > first.not_valid_after_utc
+
+
+def shown(home: Path) -> x509.Certificate:
+    """The certificate of the gateway's configuration."""
+    (file,) = (home / "gateway").glob("tls-*.pem")
+    return x509.load_pem_x509_certificate(file.read_bytes())
