@@ -14,6 +14,7 @@ from modelserve.keys import Keys, table
 from modelserve.node import SERVICE_PORTS
 from modelserve.proxy import HEALTH_PATH, RELEASE_FILE, VERSION_HEADER, Configuration, Proxy, Written
 from modelserve.routes import ALGORITHM_HEADER, Served, Share
+from modelserve.serve_config import RETRY_AFTER_S
 from modelserve.settings import Elsewhere, Settings
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
@@ -165,6 +166,7 @@ def render(
         version_header=VERSION_HEADER,
         version=VERSION,
         stranger_rate=STRANGER_RATE,
+        retry_after=RETRY_AFTER_S,
         release=settings.home / "gateway" / RELEASE_FILE,
         catalog=f"{head}:{SERVICE_PORTS['catalog']}",
         routes=routes,

@@ -298,25 +298,20 @@ def _common_responses() -> dict[str, Any]:
         content = {"application/json": {"schema": _ref("schemas", schema)}}
         return {"description": description, **named, "content": content}
 
-    full = {
-        "description": "Too many requests queue already (`max_queued_requests`); nothing was started",
-        "headers": {"Retry-After": _ref("headers", "Retry-After")},
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
-    many = failure("More requests than the key may have, at once or a second; try again", headers=("Retry-After",))
-    many["content"] |= full["content"]  # the replica's own words, where its queue is full
+    full = "Too many requests queue already (`max_queued_requests`); nothing was started"
+    many = "More requests than the key may have, at once or a second, or too many queue already; try again"
     known = ("X-Request-ID",)
     return {
         "NoKey": failure("A key is needed"),
         "NotForThis": failure("The key is not for this algorithm"),
-        "TooMany": many,
+        "TooMany": failure(many, headers=("Retry-After",)),
         "NoLength": failure("The request does not say its length"),
         "TooLong": failure("The request is longer than the gateway takes"),
         "NoObject": failure("The body is no JSON object", headers=known),
         "NotHere": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
         "OtherMethod": failure("The algorithm does not answer this method", headers=(*known, "Allow")),
         "DoesNotFit": failure("The request does not fit the algorithm's types", "Misfit", known),
-        "QueueFull": full,
+        "QueueFull": failure(full, headers=("Retry-After",)),
         "Failed": failure("The inference failed, or its replica died; the log has the cause", headers=known),
         "Unavailable": failure("No node of the cluster answers; try again"),
         "TookTooLong": failure("It took longer than `request_timeout`, or than the gateway waits"),

@@ -171,6 +171,13 @@ def ask_over_http2(port: int, fields: list[tuple[str, str]], body: bytes) -> int
             connection.sendall(state.data_to_send())
 
 
+def test_a_full_queue_is_said_in_json(running: Running, site: Site) -> None:
+    site.answers["/Echo"] = (429, b"Request was dropped")
+    answer = running.ask("/echo", **running.gateway.headers())
+    assert (answer.status, answer.headers["Content-Type"]) == (429, "application/json")
+    assert answer.headers["Retry-After"] == "1" and answer.headers["X-Modelserve-Algorithm"] == "Echo"
+
+
 def test_a_gateway_that_reaches_no_ingress_is_not_healthy(running: Running, home: Path, site: Site) -> None:
     site.answers["/-/routes"] = (404, b"")
     deadline = time.monotonic() + 30

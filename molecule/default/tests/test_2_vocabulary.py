@@ -105,6 +105,7 @@ def test_a_full_queue_turns_away_with_429_and_says_when_to_come_back(cluster: Cl
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
+            assert json.loads(error.read())["status"] == 0
             told.append(error.headers["Retry-After"])
             return error.code
 
