@@ -35,6 +35,7 @@ class Results:
         runs: by what is asked and the number of connections.
         steady: by what is asked and requests per second.
         changes: rows of what was done, what it took, what it should take.
+        pressure: rows of what was asked beyond that, what became of it, what should.
     """
 
     machine: list[str] = field(default_factory=list)
@@ -43,10 +44,11 @@ class Results:
     runs: dict[tuple[str, int], Loads] = field(default_factory=dict)
     steady: dict[tuple[str, int], Loads] = field(default_factory=dict)
     changes: list[tuple[str, str, str]] = field(default_factory=list)
+    pressure: list[tuple[str, str, str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
-        plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "changes")}
+        plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "changes", "pressure")}
         for name in ("runs", "steady"):
             loads: dict[tuple[str, int], Loads] = getattr(self, name)
             plain[name] = [
@@ -66,8 +68,8 @@ class Results:
             for name in ("runs", "steady")
         }
         sides = {title: (version, settings) for title, (version, settings) in plain["sides"].items()}
-        changes = [(what, value, aim) for what, value, aim in plain["changes"]]
-        return cls(plain["machine"], sides, plain["missing"], changes=changes, **loads)
+        changes, pressure = ([(a, b, c) for a, b, c in plain.get(name, [])] for name in ("changes", "pressure"))
+        return cls(plain["machine"], sides, plain["missing"], changes=changes, pressure=pressure, **loads)
 
 
 def median(loads: list[Load], key: str) -> float:
@@ -117,6 +119,9 @@ def page(results: Results, seconds: int) -> str:
             lines += ["", f"At a steady {rate} requests/s, latency counted from when each was due:", ""]
             lines += _table([("", results.steady[work, rate])], _steady_cells)
         lines += ["", *aims(results, work)]
+    if results.pressure:
+        lines += ["", *PRESSURE.strip().splitlines()]
+        lines += [f"| {what} | {value} | {aim} |" for what, value, aim in results.pressure]
     lines += ["", *CHANGES.strip().splitlines()]
     lines += [f"| {what} | {value} | {aim} |" for what, value, aim in results.changes]
     return "\n".join(lines) + "\n"
@@ -189,6 +194,13 @@ def plot(results: Results) -> str:
 def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
     return f'<text x="{x:.0f}" y="{y:.0f}" font-weight="{weight}">{escape(text)}</text>'
 
+
+PRESSURE = """
+## Under pressure
+
+| | measured | aim |
+|---|---|---|
+"""
 
 CHANGES = """
 ## Changes

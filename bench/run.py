@@ -19,9 +19,10 @@ from pathlib import Path
 
 import cluster
 import peers
+import pressure
 import steady
 import wrk
-from page import OURS, Results, page, plot
+from page import AIMED_AT, OURS, Results, median, page, plot
 from peers import Side
 
 CONNECTIONS = (1, 32, 128)
@@ -55,20 +56,28 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all sides (default: %(default)s)")
     parser.add_argument("--add", action="store_true", help="add rounds to those of the last run, measure no changes")
     parser.add_argument("--changes", action="store_true", help="measure the times of changes anew, and nothing else")
+    parser.add_argument("--pressure", action="store_true", help="measure HTTPS and overload anew, and nothing else")
+    parser.add_argument(
+        "--soak", type=float, default=0, metavar="MINUTES", help="and ask for so long, at a moderate rate"
+    )
     arguments = parser.parse_args()
     if not cluster.is_up():
         raise SystemExit("error: no cluster runs on this machine. Run `make up` first")
     if not wrk.available():
         subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "wrk"], check=True)
-    old = arguments.add or arguments.changes
+    old = arguments.add or arguments.changes or arguments.pressure
     results = Results.from_json(json.loads(SAVED.read_text())) if old else Results()
-    sides = [] if arguments.changes else installed(results)
+    sides = [] if arguments.changes or arguments.pressure else installed(results)
     if arguments.changes:
         results.changes = []
-    if not (arguments.quick or arguments.add):
+    if not (arguments.quick or arguments.add or arguments.pressure):
         results.changes.append(second_run())
     with cluster.project() as scratch:
-        if not (arguments.quick or arguments.add):
+        if not (arguments.quick or arguments.changes):
+            results.pressure = [*over_https(scratch, results), *pressure.overload(scratch)]
+            results.pressure += pressure.soak(arguments.soak) if arguments.soak else []
+            save(results)
+        if not (arguments.quick or arguments.add or arguments.pressure):
             results.changes += changes(scratch)
             rss, pss = cluster.replica_memory_mb("Echo")
             memory = f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional"
@@ -155,6 +164,23 @@ def closed_loop(side: Side, results: Results, seconds: int, connections: tuple[i
             load = wrk.load(url, bodies, count, seconds)
             results.runs.setdefault((work, count), {}).setdefault(side.title, []).append(load)
             print(f"{side.title}, {work}, {count} connections: {load}", flush=True)
+
+
+def over_https(scratch: Path, results: Results) -> list[pressure.Row]:
+    """The row of the echo over HTTPS with a key, beside the same without in turn."""
+    plain = f"http://127.0.0.1:{cluster.port()}/echo"
+    stock = results.runs.get(("echo", AIMED_AT), {}).get("stock Ray Serve", [])
+    before = wrk.load(plain, [ECHO], AIMED_AT, SECONDS)
+    with pressure.guarded(scratch) as (url, headers):
+        wrk.load(f"{url}/echo", [ECHO], AIMED_AT, WARM_UP_S, headers)
+        load = wrk.load(f"{url}/echo", [ECHO], AIMED_AT, 2 * SECONDS, headers)
+    after = wrk.load(plain, [ECHO], AIMED_AT, SECONDS)
+    mean = (before.rate + after.rate) / 2
+    said = (
+        f"{load.rate:,.0f} requests/s, p99 {load.p99_ms:.1f} ms, {load.failed} failed; {load.rate / mean:.2f} of HTTP"
+    )
+    aim = f", {load.rate / median(stock, 'rate'):.1f} times stock Ray Serve's HTTP" if stock else ""
+    return [(f"echo over HTTPS with a key, {AIMED_AT} connections", said + aim, "12 times stock Ray Serve")]
 
 
 def at_a_rate(side: Side, results: Results) -> None:

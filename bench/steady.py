@@ -25,6 +25,14 @@ def ask(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> Load:
     Returns:
         Of the load, ``rate`` is what was asked for.
     """
+    found = answers(url, bodies, rate, seconds)
+    good = found.pop(200, [])
+    p50, p99 = (percentile(good, share) * 1000 for share in (50, 99))
+    return Load(rate, p50, p99, sum(map(len, found.values())))
+
+
+def answers(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> dict[int, list[float]]:
+    """Ask in the same way; returns how long the answers took (s, sorted), by HTTP status; 0: there was none."""
     return asyncio.run(_Run(url, bodies).run(rate, int(rate * seconds)))
 
 
@@ -40,10 +48,9 @@ class _Run:
         self._requests = [_request(target.path, target.netloc, json.dumps(body).encode()) for body in bodies]
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._open = asyncio.Semaphore(MOST_CONNECTIONS)
-        self._latencies: list[float] = []
-        self._failed = 0
+        self._answers: dict[int, list[float]] = {}
 
-    async def run(self, rate: float, count: int) -> Load:
+    async def run(self, rate: float, count: int) -> dict[int, list[float]]:
         loop = asyncio.get_running_loop()
         started = loop.time() + 0.1
         tasks = []
@@ -55,23 +62,18 @@ class _Run:
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
             writer.close()
-        self._latencies.sort()
-        p50, p99 = (percentile(self._latencies, share) * 1000 for share in (50, 99))
-        return Load(rate, p50, p99, self._failed)
+        return {status: sorted(latencies) for status, latencies in self._answers.items()}
 
     async def _one(self, request: bytes, moment: float) -> None:
         async with self._open:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    good = await self._exchange(request)
+                    status = await self._exchange(request)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-                good = False
-        if good:
-            self._latencies.append(asyncio.get_running_loop().time() - moment)
-        else:
-            self._failed += 1
+                status = 0
+        self._answers.setdefault(status, []).append(asyncio.get_running_loop().time() - moment)
 
-    async def _exchange(self, request: bytes) -> bool:
+    async def _exchange(self, request: bytes) -> int:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
         try:
             writer.write(request)
@@ -85,7 +87,7 @@ class _Run:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return head[0].split()[1] == b"200"
+        return int(head[0].split()[1])
 
 
 async def _body(reader: asyncio.StreamReader, fields: dict[bytes, bytes]) -> None:

@@ -7,16 +7,17 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _SCRIPT = """local bodies = {%s}
 local turn = 0
 local requests = {}
+local headers = {%s}
 function init(args)
   for i, body in ipairs(bodies) do
-    requests[i] = wrk.format("POST", nil, {["Content-Type"] = "application/json"}, body)
+    requests[i] = wrk.format("POST", nil, headers, body)
   end
 end
 function request()
@@ -42,14 +43,16 @@ def available() -> bool:
     return shutil.which("wrk") is not None
 
 
-def load(url: str, bodies: Sequence[Any], connections: int, seconds: int) -> Load:
+def load(
+    url: str, bodies: Sequence[Any], connections: int, seconds: int, headers: Mapping[str, str] | None = None
+) -> Load:
     """Ask ``url`` over ``connections`` connections for ``seconds``, with each of ``bodies`` in turn as JSON.
 
     Raises:
         subprocess.CalledProcessError: wrk could not run, or not connect.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(lua(bodies))
+        script.write(lua(bodies, headers))
         script.flush()
         threads = min(2, connections)
         command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
@@ -57,9 +60,13 @@ def load(url: str, bodies: Sequence[Any], connections: int, seconds: int) -> Loa
     return parse(text)
 
 
-def lua(bodies: Sequence[Any]) -> str:
+def lua(bodies: Sequence[Any], headers: Mapping[str, str] | None = None) -> str:
     """The script that has wrk send ``bodies``; Lua takes any text between long brackets as it is."""
-    return _SCRIPT % ", ".join(f"[=[{json.dumps(body)}]=]" for body in bodies)
+    fields = {"Content-Type": "application/json", **(headers or {})}
+    return _SCRIPT % (
+        ", ".join(f"[=[{json.dumps(body)}]=]" for body in bodies),
+        ", ".join(f"[ [=[{name}]=] ] = [=[{value}]=]" for name, value in fields.items()),
+    )
 
 
 def parse(text: str) -> Load:

@@ -46,6 +46,7 @@ def results() -> page.Results:
         runs={("embed", 32): loads, ("echo", 32): loads, ("echo", 1): loads},
         steady={("echo", 100): {title: rounds[:1] for title, rounds in loads.items()}},
         changes=[("replicas 1 to 2", "2.0 s", "under 5 s")],
+        pressure=[("the others", "9 with 429", "none hangs")],
     )
 
 
@@ -116,7 +117,7 @@ def slow_once() -> Iterator[str]:
                 answered[0] += 1
                 if answered[0] == 1:
                     time.sleep(0.3)
-            self.send_response(200)
+            self.send_response(429 if self.path == "/full" else 200)
             if self.path == "/chunks":
                 self.send_header("Transfer-Encoding", "chunked")
                 body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body, b"and more", b""))
@@ -148,3 +149,14 @@ def test_an_answer_in_chunks_is_read_to_its_end(slow_once: str) -> None:
 
 def test_no_answer_is_a_failure() -> None:
     assert steady.ask("http://127.0.0.1:9/", [{}], 20, 0.2).failed == 4
+
+
+def test_answers_are_told_apart_by_their_status(slow_once: str) -> None:
+    found = steady.answers(f"{slow_once}full", [{}], 50, 0.2)
+    assert list(found) == [429] and len(found[429]) == 10 and found[429] == sorted(found[429])
+    assert list(steady.answers("http://127.0.0.1:9/", [{}], 20, 0.1)) == [0]
+
+
+def test_what_was_asked_under_pressure_is_on_the_page() -> None:
+    assert row(page.page(results(), 3), "Under pressure", "the others") == ["9 with 429", "none hangs"]
+    assert "[ [=[X-API-Key]=] ] = [=[secret]=]" in wrk.lua([{}], {"X-API-Key": "secret"})

@@ -1,0 +1,139 @@
+"""Asks modelserve over HTTPS with a key, for ten times what it can do, and for long. No peer takes part.
+
+All goes to this machine's loopback, and is bounded in time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cluster
+import steady
+import wrk
+
+OVERLOAD_S = 10
+TIMES = 10
+# What is in the replica or queues for it, with the section's limits: as many connections keep it busy and no more.
+WITHIN = 8
+SLOW = (
+    "\n[algopkg.Slow]\nbackend = Slow\nroute = slow\nmethod = POST\nmax_ongoing_requests = 4\nmax_queued_requests = 4\n"
+)
+SOAK_RATE = 200
+SLICE_S = 20
+Row = tuple[str, str, str]
+Sizes = dict[str, tuple[float, int]]  # by a process's part: resident MiB, open files
+
+
+@contextmanager
+def guarded(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The gateway with HTTPS and keys, for as long as the ``with`` block runs: its address, and what a client sends."""
+    ours = {"modelserve_project": str(scratch)}
+    on = {**ours, "modelserve_gateway_tls": True, "modelserve_gateway_keys": True, "modelserve_key_at_once": 0}
+    try:
+        cluster.playbook("playbooks/deploy.yml", "-e", json.dumps(on))
+        key = json.loads(cluster.head("modelserve", "keys", "add", "bench", "--json"))["key"]
+        yield f"https://127.0.0.1:{cluster.port()}", {"X-API-Key": key}
+    finally:
+        cluster.run("docker", "exec", cluster.HEAD, "modelserve", "keys", "revoke", "bench", check=False)
+        cluster.playbook("playbooks/deploy.yml", "-e", json.dumps(ours))
+
+
+def overload(scratch: Path) -> list[Row]:
+    """Offer a slow algorithm ten times what it can do; rows of what became of it."""
+    conf = scratch / "conf.ini"
+    text = conf.read_text()
+    url = f"http://127.0.0.1:{cluster.port()}/slow"
+    conf.write_text(text + SLOW)
+    cluster.run("cp", "-R", "bench/packages/Slow", str(scratch / "algopkg"))
+    cluster.put(scratch)
+    cluster.head("modelserve", "apply")
+    try:
+        wrk.load(url, [{"x": 1}], WITHIN, 1)
+        full = wrk.load(url, [{"x": 1}], WITHIN, OVERLOAD_S)
+        before = sizes()
+        answers = steady.answers(url, [{"x": 1}], TIMES * full.rate, OVERLOAD_S)
+        after = sizes()
+    finally:
+        conf.write_text(text)
+        cluster.put(scratch)
+        cluster.head("modelserve", "apply")
+    accepted = answers.pop(200, [])
+    lost = len(answers.pop(0, []))
+    refused = sorted(seconds for some in answers.values() for seconds in some)
+    late, turned = (steady.percentile(some, 99) * 1000 for some in (accepted, refused))
+    said = ", ".join(f"{len(some)} with {status}" for status, some in sorted(answers.items()))
+    grown = max((after[part][0] / before[part][0] - 1, part) for part in after if part in before)
+    return [
+        (
+            f"{TIMES} times its capacity of {full.rate:.0f} requests/s: those accepted",
+            f"{len(accepted) / OVERLOAD_S:.0f} requests/s, p99 {late:.0f} ms: "
+            f"{late / full.p99_ms:.2f} times that at capacity ({full.p99_ms:.0f} ms)",
+            "p99 within 2 times",
+        ),
+        ("the others", f"{said}; p99 {turned:.0f} ms; {lost} without an answer", "429 or 503 at once, none hangs"),
+        ("memory meanwhile", f"{grown[0]:+.1%} at most ({grown[1]})", "flat"),
+    ]
+
+
+def soak(minutes: float) -> list[Row]:
+    """Ask for long at a moderate rate; rows of how memory and open files grew after the first fifth."""
+    url = f"http://127.0.0.1:{cluster.port()}/echo"
+    ends = time.monotonic() + minutes * 60
+    seen: list[Sizes] = []
+    asked = failed = 0
+    while time.monotonic() < ends:
+        answers = steady.answers(url, [{"x": 1}], SOAK_RATE, SLICE_S)
+        asked += sum(map(len, answers.values()))
+        failed += sum(len(some) for status, some in answers.items() if status != 200)
+        seen.append(sizes())
+        print(f"soak: {asked} asked, {failed} failed", flush=True)
+    warm = seen[len(seen) // 5 :]
+    rows = [(f"{minutes:g} minutes at {SOAK_RATE} requests/s", f"{asked:,} asked, {failed} failed", "none fails")]
+    for part in warm[-1]:
+        if all(part in sample for sample in warm):
+            (mib, files), (mib_after, files_after) = warm[0][part], warm[-1][part]
+            grown = (
+                f"{mib:.0f} to {mib_after:.0f} MiB ({mib_after / mib - 1:+.1%}), {files} to {files_after} open files"
+            )
+            rows.append((part, grown, "within 2 %"))
+    return rows
+
+
+def sizes() -> Sizes:
+    """Memory and open files of the processes on a request's way and beside it, those of one part together."""
+    found: Sizes = {}
+    for container in (cluster.HEAD, "modelserve_gateway"):
+        for line in cluster.run("docker", "top", container, "-eo", "pid,args").splitlines()[1:]:
+            pid, _, command = line.strip().partition(" ")
+            part = _part(container, command.strip())
+            if part:
+                mib, files = found.get(part, (0.0, 0))
+                try:
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    files += len(os.listdir(f"/proc/{pid}/fd"))
+                except OSError:  # it has just ended
+                    continue
+                resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0")
+                found[part] = (mib + int(resident.split()[1]) / 1024, files)
+    return found
+
+
+def _part(container: str, command: str) -> str:
+    if container != cluster.HEAD:
+        return "the gateway" if "haproxy" in command.split()[0] else ""
+    parts = {
+        "ray::ServeReplica:Echo": "Echo's replica",
+        "ray::ServeReplica:Slow": "Slow's replica",
+        "ray::ServeController": "Serve's controller",
+        "ray::ProxyActor": "Serve's proxy",
+        "raylet": "raylet",
+        "gcs_server": "Ray's control service",
+        "haproxy": "Serve's HAProxy",
+    }
+    program = command.split()[0].rpartition("/")[2]
+    return next((part for start, part in parts.items() if command.startswith(start) or program == start), "")
