@@ -19,7 +19,7 @@ import tempfile
 import urllib.request
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import yaml
@@ -116,6 +116,26 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
             got.replace(target)
         fetched.append(model.file)
     return fetched
+
+
+def require_described(directory: Path, used: Collection[str], sha256: Callable[[Path], str]) -> None:
+    """Return when every file that is used is the one that ``models.yml`` describes, if it describes it.
+
+    Args:
+        directory: Model_ZOO.
+        used: names of the files that are used.
+        sha256: says a file's SHA-256.
+
+    Raises:
+        UserError: naming each file that is another one, with both hashes.
+    """
+    fix = "Deploy from the project, which fetches the described file; change the entry only if you trust this one"
+    problems = []
+    for model in read(directory):
+        if model.file in used and (found := sha256(directory / model.file)) != model.sha256:
+            problems.append(_problem(model, f"the file there has sha256 {found}, not {model.sha256}", fix))
+    if problems:
+        raise UserError(problems)
 
 
 def _problem(model: Model, message: str, fix: str = "Check the source and the network") -> Problem:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelserve import hashing, manifest
+from modelserve import hashing, intact, manifest
 from modelserve.errors import UserError
 from modelserve.manifest import Content, Manifest, Versions
 from modelserve.settings import Settings
@@ -100,6 +100,8 @@ class Puller:
             if found == content.hash:
                 shutil.rmtree(target, ignore_errors=True)
                 aside.rename(target)
+                if is_model:
+                    intact.seal(target, intact.mark(target))
                 return
             aside.unlink() if is_model else shutil.rmtree(aside)
         raise UserError(

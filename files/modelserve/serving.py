@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelserve import intact
 from modelserve.backend import AlgoBackend, failure, json_response, logger, request_id_of
 
 # Below an algorithm's route: what it takes and gives.
@@ -153,11 +154,14 @@ class Backend:
     """A loaded backend of either kind: ``answer`` takes an HTTP request.
 
     Raises:
+        ValueError: a model in the store is not the one that was deployed.
         TypeError: the section has a ``batch_size``, and the class cannot take a batch.
         Exception: whatever importing the package or loading the model raises.
     """
 
     def __init__(self, args: AppArgs) -> None:
+        for model in args.models:
+            intact.require(model)
         found = load_class(args.name, args.package, args.backend)
         if args.batch_size > 1 and not issubclass(found, AlgoBackend):
             raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sys
 import threading
@@ -101,9 +102,10 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def words(tmp_path: Path) -> str:
-    file = tmp_path / "model" / ("0" * 64) / "words.json"
+    text = '{"hello": "world"}'
+    file = tmp_path / "model" / hashlib.sha256(text.encode()).hexdigest() / "words.json"
     file.parent.mkdir(parents=True)
-    file.write_text('{"hello": "world"}')
+    file.write_text(text)
     return str(file)
 
 
@@ -168,6 +170,17 @@ def test_a_short_class_reads_its_models_and_answers(make: Make, words: str) -> N
     assert (status, answer["status"]) == (200, 1)
     assert answer["result"]["got"] == {"x": 1}
     assert answer["result"]["texts"] == ['{"hello": "world"}']
+
+
+def test_a_stored_model_that_was_changed_is_not_loaded(make: Make, tmp_path: Path) -> None:
+    stored = tmp_path / "store" / "model" / hashlib.sha256(b"{}").hexdigest() / "words.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("{}")
+    args = make({"backend.py": SHORT}, models=[str(stored)])
+    assert Backend(args).instance
+    stored.write_text("[]")
+    with pytest.raises(ValueError, match="not the one that was deployed"):
+        Backend(args)
 
 
 def test_an_original_class_reads_its_models_and_answers(make: Make, words: str) -> None:
