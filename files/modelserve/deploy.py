@@ -87,7 +87,7 @@ class Controller:
         """Compare what conf.ini asks for with what is served; changes nothing that is served.
 
         Raises:
-            UserError: conf.ini is wrong, a model is not the one that models.yml describes, requirements cannot be
+            UserError: conf.ini is wrong, a model is not what models.yml describes, requirements cannot be
                 met, or Ray does not answer.
         """
         wanted = self._wanted()
@@ -194,7 +194,8 @@ class Controller:
     def _wanted(self) -> Wanted:
         parsed, text = self.read()
         used = {name for section in parsed.sections for name in section.model}
-        models.require_described(self._settings.model_zoo, used, self._store.sha256)
+        verified = self._store.root / "signatures.json"
+        models.require_described(self._settings.model_zoo, used, self._store.sha256, verified)
         environments = Environments(self._settings, self._store)
         by_name = {s.name: environments.of_package(s.name, self._settings.algopkg / s.name) for s in parsed.sections}
         applications = {}
