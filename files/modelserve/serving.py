@@ -221,10 +221,12 @@ class Algorithm:
 
     async def __call__(self, request: Request) -> Response:
         below = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        if request.method == "GET" and below == SCHEMA_PATH:
+        about = below == SCHEMA_PATH
+        methods = {"GET"} if about else self._methods
+        if about and request.method in methods:
             return json_response(self._schema())
-        if request.method not in self._methods:
-            allowed = ", ".join(sorted(self._methods))
+        if request.method not in methods:
+            allowed = ", ".join(sorted(methods))
             info = f"{request.method} is not answered here; use {allowed}"
             return failure(405, info, request_id_of(request), {"Allow": allowed})
         try:

@@ -398,6 +398,12 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
     assert document["input"]["required"] == ["text"] and document["output"]["items"] == {"type": "string"}
 
 
+def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT}, methods=["GET", "POST"]).model_dump())
+    answer = asyncio.run(algorithm(json_request({"x": 1}, "POST", "/schema")))
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
 def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": ORIGINAL}, "algo_backend").model_dump())
     document = json.loads(bytes(asyncio.run(algorithm(json_request({}, "GET", "/schema"))).body))
