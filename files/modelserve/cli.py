@@ -216,7 +216,8 @@ def _check(options: argparse.Namespace) -> None:
     problems = project.check(parsed, root / "algopkg", there, shown)
     if problems:
         raise UserError(problems)
-    sections = {section.name: section.model_dump() for section in parsed.sections}
+    # What a section sets as environment variables may be secret, and Ansible shows this document with -v.
+    sections = {section.name: section.model_dump(exclude={"env"}) for section in parsed.sections}
     worker = list(node.PORTS.values())
     ports = {"worker": worker, "head": [*worker, *node.HEAD_PORTS.values(), *node.SERVICE_PORTS.values()]}
     document = {"ok": True, "port": parsed.port, "sections": sections, "ports": ports}
