@@ -36,6 +36,7 @@ def seal(model: Path, hashed: list[int]) -> None:
         descriptor, aside = tempfile.mkstemp(prefix=".seal.", dir=model.parent)
         try:
             with open(descriptor, "w", encoding="utf-8") as stream:
+                os.fchmod(descriptor, 0o644)
                 json.dump(hashed, stream)
             os.replace(aside, _seal(model))
         except BaseException:
