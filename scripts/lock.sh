@@ -20,6 +20,7 @@ lock() {
 lock image.lock image.in "$@"
 lock base.lock base.in -c image.lock
 lock bootstrap.lock bootstrap.in -c image.lock
+lock sbom.lock sbom.in "$@"
 lock swagger_ui.lock swagger_ui.in --no-deps "$@"
 # The benchmark's peers, for the Python of the image.
 cd ../../bench/peers

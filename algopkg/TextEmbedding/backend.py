@@ -1,8 +1,21 @@
 """A real model: all-MiniLM-L6-v2 as int8 ONNX, run by ONNX Runtime without torch."""
 
 import modelserve
+import pydantic
 
 from .minilm import MiniLM
+
+
+class Sentence(pydantic.BaseModel):
+    """Asks for the embedding of one sentence."""
+
+    sentence: str
+
+
+class Sentences(pydantic.BaseModel):
+    """Asks for the similarity of two; one alone is embedded."""
+
+    sentences: list[str] = pydantic.Field(min_length=1, max_length=2)
 
 
 class TextEmbedding(modelserve.AlgoBackend):
@@ -14,22 +27,11 @@ class TextEmbedding(modelserve.AlgoBackend):
     def _model_init(self, model_path_lst=None):
         self.model = MiniLM(*model_path_lst)
 
-    def _model_inference_batch(self, param_dicts):
-        """Embed all sentences of all requests at once."""
-        asked = [self._sentences(param_dict) for param_dict in param_dicts]
-        good = [sentences for sentences in asked if not isinstance(sentences, Exception)]
-        vectors = iter(self.model.embed([sentence for sentences in good for sentence in sentences]))
-        return [
-            sentences if isinstance(sentences, Exception) else self._result([next(vectors) for _ in sentences])
-            for sentences in asked
-        ]
-
-    def _sentences(self, param_dict):
-        """The sentences of a request, or what is wrong with it: that fails this request alone."""
-        sentences = [param_dict["sentence"]] if "sentence" in param_dict else param_dict.get("sentences")
-        if isinstance(sentences, list) and 1 <= len(sentences) <= 2 and all(isinstance(s, str) for s in sentences):
-            return sentences
-        return ValueError('ask with {"sentence": "..."} or {"sentences": ["...", "..."]}')
+    def _model_inference_batch(self, requests: list[Sentence | Sentences]):
+        """Embed all sentences of all requests at once. What does not fit the types is answered 422 before."""
+        asked = [[request.sentence] if isinstance(request, Sentence) else request.sentences for request in requests]
+        vectors = iter(self.model.embed([sentence for sentences in asked for sentence in sentences]))
+        return [self._result([next(vectors) for _ in sentences]) for sentences in asked]
 
     def _result(self, vectors):
         if len(vectors) == 1:

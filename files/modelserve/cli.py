@@ -18,6 +18,8 @@ from modelserve.settings import Settings
 
 # Exit codes: 0 done, 1 what was asked for failed, 2 the request itself was wrong (argparse's own).
 FAILED, WRONG = 1, 2
+# Written when the image is built.
+SBOM = Path("/opt/sbom.cdx.json")
 DOWNTIME = "where new replicas find no room beside the old ones, stop the old ones first"
 
 
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     forget = command("forget", _forget, "Take a worker that is gone out of the list of workers.")
     forget.add_argument("name", help="the worker's name in the inventory")
     command("smoke", _smoke, "Ask each served algorithm its warm-up request over HTTP.")
+    command("sbom", _sbom, "Print the image's bill of materials: what is in it, as CycloneDX JSON.")
     cli_author.register(command)
     cli_keys.register(command)
     models = command("models", _models, "Fetch and verify what Model_ZOO/models.yml describes.")
@@ -216,7 +219,8 @@ def _check(options: argparse.Namespace) -> None:
     problems = project.check(parsed, root / "algopkg", there, shown)
     if problems:
         raise UserError(problems)
-    sections = {section.name: section.model_dump() for section in parsed.sections}
+    # What a section sets as environment variables may be secret, and Ansible shows this document with -v.
+    sections = {section.name: section.model_dump(exclude={"env"}) for section in parsed.sections}
     worker = list(node.PORTS.values())
     ports = {"worker": worker, "head": [*worker, *node.HEAD_PORTS.values(), *node.SERVICE_PORTS.values()]}
     document = {"ok": True, "port": parsed.port, "sections": sections, "ports": ports}
@@ -233,6 +237,15 @@ def _smoke(options: argparse.Namespace) -> int:
         for row in rows:
             print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['name']}: {row['text']}")
     return 0 if all(row["ok"] for row in rows) else FAILED
+
+
+def _sbom(options: argparse.Namespace) -> None:
+    try:
+        print(SBOM.read_text(), end="")
+    except FileNotFoundError:
+        raise UserError(
+            f"{SBOM} is not here", "Run it in the image: docker exec modelserve_head modelserve sbom"
+        ) from None
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modelserve import conf, manifest, project, serve_config, spread
+from modelserve import conf, manifest, models, project, serve_config, spread
 from modelserve.conf import Conf, Section
 from modelserve.env import Environment, Environments
 from modelserve.errors import UserError
@@ -77,8 +77,8 @@ class Controller:
         if not file.exists():
             raise UserError(f"{file} is missing", "Run site.yml or playbooks/deploy.yml to put it there")
         parsed, text = conf.load(file)
-        models = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
-        problems = project.check(parsed, self._settings.algopkg, models, str(file))
+        there = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
+        problems = project.check(parsed, self._settings.algopkg, there, str(file))
         if problems:
             raise UserError(problems)
         return parsed, text
@@ -87,7 +87,8 @@ class Controller:
         """Compare what conf.ini asks for with what is served; changes nothing that is served.
 
         Raises:
-            UserError: conf.ini is wrong, requirements cannot be met, or Ray does not answer.
+            UserError: conf.ini is wrong, a model is not what models.yml describes, requirements cannot be
+                met, or Ray does not answer.
         """
         wanted = self._wanted()
         return self._compare(wanted.target), wanted
@@ -145,7 +146,9 @@ class Controller:
             ]
             if missing:
                 fix = "Apply its conf.ini and packages instead, or choose another release"
-                raise UserError(f"release {number} needs {', '.join(missing)}, which the store has no more", fix)
+                raise UserError(
+                    f"release {number} needs {', '.join(missing)}, which the store does not have whole any more", fix
+                )
             plan = self._compare(target)
             done = self._carry_out(target, plan, False, allow_downtime, number) if plan else None
             return Applied(plan, done, bool(plan), time.monotonic() - started, number)
@@ -190,13 +193,16 @@ class Controller:
 
     def _wanted(self) -> Wanted:
         parsed, text = self.read()
+        used = {name for section in parsed.sections for name in section.model}
+        verified = self._store.root / "signatures.json"
+        models.require_described(self._settings.model_zoo, used, self._store.sha256, verified)
         environments = Environments(self._settings, self._store)
         by_name = {s.name: environments.of_package(s.name, self._settings.algopkg / s.name) for s in parsed.sections}
         applications = {}
         for section in parsed.sections:
             package = self._store.package_path(section.name, self._settings.algopkg / section.name)
-            models = [self._store.model_path(source) for source in self._models(section)]
-            applications[section.name] = serve_config.application(section, package, models, by_name[section.name].path)
+            stored = [self._store.model_path(source) for source in self._models(section)]
+            applications[section.name] = serve_config.application(section, package, stored, by_name[section.name].path)
         document = serve_config.document(applications.values(), self._settings.serve_port)
         versions = manifest.Versions.here().model_dump(exclude={"image"})
         served = Served(port=parsed.port, routes=routes_of(parsed.sections))

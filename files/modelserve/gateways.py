@@ -118,7 +118,9 @@ class Follower:
 
     def __init__(self, settings: Settings, head: str, name: str) -> None:
         self._settings = settings
-        self._puller = Puller(settings, head, lambda line: print(line, flush=True))
+        # In its own directory: its container has no other to write to.
+        work = settings.home / "gateway" / "followed"
+        self._puller = Puller(settings, head, lambda line: print(line, flush=True), work)
         self._name = name
         self._proxy = Proxy(settings.home)
 

@@ -19,20 +19,23 @@ import tempfile
 import urllib.request
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelserve import hashing
+from modelserve import hashing, signatures
 from modelserve.errors import Problem, UserError
 
 MANIFEST = "models.yml"
 
 
 class Model(BaseModel):
-    """One model file and where it comes from: exactly one of ``wheel`` (with ``member``), ``url`` and ``path``."""
+    """One model file and where it comes from: exactly one of ``wheel`` (with ``member``), ``url`` and ``path``.
+
+    A ``signature`` says who made it, by ``public_key`` or ``certificate``: see :mod:`modelserve.signatures`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,6 +45,9 @@ class Model(BaseModel):
     member: str = ""
     url: str = Field("", pattern=r"^(https?://.*)?$")
     path: str = ""
+    signature: str = ""
+    public_key: str = ""
+    certificate: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:
@@ -49,6 +55,11 @@ class Model(BaseModel):
             raise ValueError("needs exactly one of 'wheel', 'url' and 'path'")
         if bool(self.wheel) != bool(self.member):
             raise ValueError("'wheel' and 'member' go together")
+        if sum(map(bool, (self.public_key, self.certificate))) != bool(self.signature):
+            raise ValueError("'signature' goes with exactly one of 'public_key' and 'certificate'")
+        for name in (self.signature, self.public_key, self.certificate):
+            if name.startswith("/") or ".." in name.split("/"):  # the head gets nothing else
+                raise ValueError(f"'{name}' must be a file in Model_ZOO, or below")
         return self
 
 
@@ -92,12 +103,14 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
         The names of the files fetched.
 
     Raises:
-        UserError: a file cannot be had, or is not the one described; nothing wrong is left in its place.
+        UserError: a file cannot be had, or is not the one described; nothing wrong is left in its place. Or it is not
+            signed as its entry says.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory")
     fetched = []
-    for model in read(directory):
+    entries = read(directory)
+    for model in entries:
         target = directory / model.file
         if target.exists() and hashing.of_file(target) == model.sha256:
             continue
@@ -115,7 +128,34 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
             got.chmod(0o644)
             got.replace(target)
         fetched.append(model.file)
+    signatures.require_signed(directory, entries)
     return fetched
+
+
+def require_described(
+    directory: Path, used: Collection[str], sha256: Callable[[Path], str], verified: Path | None = None
+) -> None:
+    """Return when every file that is used is the one that ``models.yml`` describes, if it describes it.
+
+    Args:
+        directory: Model_ZOO.
+        used: names of the files that are used.
+        sha256: says a file's SHA-256.
+        verified: where to remember which signatures were verified.
+
+    Raises:
+        UserError: naming each file that is another one, with both hashes, or not signed as its entry says.
+    """
+    fix = "Deploy from the project, which fetches the described file; change the entry only if you trust this one"
+    problems = []
+    entries = read(directory)
+    for model in entries:
+        if model.file in used and (found := sha256(directory / model.file)) != model.sha256:
+            problems.append(_problem(model, f"the file there has sha256 {found}, not {model.sha256}", fix))
+    if problems:
+        raise UserError(problems)
+    before = signatures.Verified(verified, sha256) if verified else None
+    signatures.require_signed(directory, entries, used, before)
 
 
 def _problem(model: Model, message: str, fix: str = "Check the source and the network") -> Problem:

@@ -12,6 +12,8 @@ from modelserve.routes import Served
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 Apps = Mapping[str, dict[str, Any]]
 
+_ENV = "env"
+HIDDEN = "(hidden)"
 # What the difference at a place in an application's configuration means to a user, and whether it needs new replicas.
 _MEANING: dict[str, tuple[str, bool]] = {
     "args.package": ("code", True),
@@ -24,7 +26,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "args.batch_wait": ("batch_wait", True),
     "runtime_env.env_vars.CONDA_PREFIX": ("environment", True),
     "runtime_env.env_vars.PATH": ("environment", True),
-    "runtime_env.env_vars": ("env", True),
+    "runtime_env.env_vars": (_ENV, True),
     "runtime_env": ("environment", True),
     "route_prefix": ("prefix", False),
     "deployments.num_replicas": ("replicas", False),
@@ -55,6 +57,13 @@ class Difference:
     old: Any
     new: Any
     new_replicas: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people and logs to read: what a section sets as environment variables may be secret."""
+        if self.what != _ENV:
+            return dict(vars(self))
+        old, new = (None if value is None else HIDDEN for value in (self.old, self.new))
+        return {"what": self.what, "old": old, "new": new, "new_replicas": self.new_replicas}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Plan:
                 {
                     "action": change.action,
                     "name": change.name,
-                    "differences": [vars(difference) for difference in change.differences],
+                    "differences": [difference.as_dict() for difference in change.differences],
                 }
                 for change in self.changes
             ],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelserve import hashing, manifest
+from modelserve import hashing, intact, manifest
 from modelserve.errors import UserError
 from modelserve.manifest import Content, Manifest, Versions
 from modelserve.settings import Settings
@@ -42,12 +42,13 @@ class Puller:
         settings: this node's home and token.
         head: the head's host, as this node reaches it.
         progress: gets a line for each piece that is fetched.
+        work: where small files come to lie; None: ``<home>/node``.
     """
 
-    def __init__(self, settings: Settings, head: str, progress: Progress) -> None:
+    def __init__(self, settings: Settings, head: str, progress: Progress, work: Path | None = None) -> None:
         self._settings = settings
         self._store = Store(settings.home / "store")
-        self._work = settings.home / "node"
+        self._work = work or settings.home / "node"
         self._head = head
         self._progress = progress
 
@@ -109,6 +110,8 @@ class Puller:
             if found == content.hash:
                 shutil.rmtree(target, ignore_errors=True)
                 aside.rename(target)
+                if is_model:
+                    intact.seal(target, intact.mark(target))
                 return
             aside.unlink() if is_model else shutil.rmtree(aside)
         raise UserError(

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelserve import intact
 from modelserve.backend import AlgoBackend, failure, json_response, logger, request_id_of
 
 # Below an algorithm's route: what it takes and gives.
@@ -153,11 +154,14 @@ class Backend:
     """A loaded backend of either kind: ``answer`` takes an HTTP request.
 
     Raises:
+        ValueError: a model in the store is not the one that was deployed.
         TypeError: the section has a ``batch_size``, and the class cannot take a batch.
         Exception: whatever importing the package or loading the model raises.
     """
 
     def __init__(self, args: AppArgs) -> None:
+        for model in args.models:
+            intact.require(model)
         found = load_class(args.name, args.package, args.backend)
         if args.batch_size > 1 and not issubclass(found, AlgoBackend):
             raise TypeError(
@@ -217,10 +221,12 @@ class Algorithm:
 
     async def __call__(self, request: Request) -> Response:
         below = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        if request.method == "GET" and below == SCHEMA_PATH:
+        about = below == SCHEMA_PATH
+        methods = {"GET"} if about else self._methods
+        if about and request.method in methods:
             return json_response(self._schema())
-        if request.method not in self._methods:
-            allowed = ", ".join(sorted(self._methods))
+        if request.method not in methods:
+            allowed = ", ".join(sorted(methods))
             info = f"{request.method} is not answered here; use {allowed}"
             return failure(405, info, request_id_of(request), {"Allow": allowed})
         try:

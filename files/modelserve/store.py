@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelserve import hashing
+from modelserve import hashing, intact
+from modelserve.errors import UserError
 
 ENV_MARK = "modelserve.json"
 
@@ -44,20 +45,27 @@ class Store:
 
     def model_path(self, source: Path) -> Path:
         """Where a model file lies, or will lie, with the content it has now."""
-        return self.models / self._sha256(source) / source.name
+        return self.models / self.sha256(source) / source.name
 
     def add_model(self, source: Path) -> Path:
-        """Put a model file into the store, as a hard link where the disk allows; returns its path."""
+        """Put a copy of a model file into the store; returns its path. What is written to the file later does not
+        change the copy. Where the disk can share the bytes of two files, it takes no place.
+
+        Raises:
+            UserError: the file was written to meanwhile.
+        """
         target = self.model_path(source)
-        if not self._holds(target):
+        # A link to the working file, as earlier versions made it, would change with it.
+        if not intact.is_intact(target) or target.samefile(source):
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_name(f".{target.name}.{os.getpid()}")
-            aside.unlink(missing_ok=True)
-            try:
-                os.link(source.resolve(), aside)
-            except OSError:
-                shutil.copy2(source, aside)
+            _copy(source, aside)
+            found = hashing.of_file(aside)
+            if found != target.parent.name:
+                aside.unlink()
+                raise UserError(f"{source} was written to while it was copied", "Apply again")
             aside.rename(target)
+            intact.seal(target, intact.mark(target))
         return target
 
     def env_path(self, name: str, identity: str) -> Path:
@@ -95,8 +103,10 @@ class Store:
 
     def holds(self, content: Mapping[str, str]) -> bool:
         """Whether a piece of the store is there, whole."""
-        path = self.root / content["path"]
-        return self.is_complete(path) if content["path"].startswith("env/") else path.exists()
+        kind, path = content["path"].split("/")[0], self.root / content["path"]
+        if kind == "model":
+            return intact.is_intact(path)
+        return self.is_complete(path) if kind == "env" else path.exists()
 
     def collect(self, kept: Iterable[str]) -> list[str]:
         """Remove the packages, models and environments that nothing refers to.
@@ -123,19 +133,10 @@ class Store:
                     removed.append(name)
         return removed
 
-    def _holds(self, model: Path) -> bool:
-        # A file edited in place changes through its hard link too: then the store's copy is not what its name says.
-        if not model.is_file():
-            return False
-        if self._sha256(model) == model.parent.name:
-            return True
-        model.unlink()
-        return False
-
-    def _sha256(self, path: Path) -> str:
+    def sha256(self, path: Path) -> str:
+        """SHA-256 of a working model file."""
         # Models are large, and hashed at every plan: the hash is kept with what tells that a file was written to.
-        stat = path.stat()
-        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        mark = intact.mark(path)
         try:
             known = json.loads(self._hash_cache.read_text())
         except (OSError, ValueError):
@@ -158,6 +159,19 @@ class Store:
             aside.rename(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file's bytes; the kernel shares them where the disk can (Btrfs, XFS)."""
+    with source.open("rb") as read, target.open("wb") as write:
+        try:
+            while os.copy_file_range(read.fileno(), write.fileno(), 2**30):
+                pass
+        except OSError:  # between some file systems it is not possible
+            read.seek(0)
+            write.truncate(0)
+            write.seek(0)
+            shutil.copyfileobj(read, write, 2**20)
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:

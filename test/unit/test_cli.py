@@ -73,6 +73,16 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return lines
 
 
+def test_the_check_s_document_has_no_value_of_an_environment_variable(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "conf.ini"
+    file.write_text(file.read_text().rstrip() + "\nenv.HUB_TOKEN = hush\n")
+    assert main(["check", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["sections"] and "hush" not in out
+
+
 def test_a_project_without_problems_passes_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert "no problem found" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from modelserve import models
+from modelserve import hashing, models
 from modelserve.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,27 @@ def test_what_is_not_the_model_described_leaves_everything_as_it_was(
     message = failure(zoo)
     assert "models.yml [net.onnx]" in message
     assert hashlib.sha256(b"tampered with").hexdigest() in message
+
+
+def require(zoo: Path, *used: str) -> None:
+    models.require_described(zoo, used, hashing.of_file)
+
+
+def test_a_file_that_is_not_the_one_described_is_refused(zoo: Path) -> None:
+    describe(zoo, path="x")
+    (zoo / "net.onnx").write_bytes(CONTENT)
+    require(zoo, "net.onnx", "without_an_entry")
+    (zoo / "net.onnx").write_bytes(b"other")
+    with pytest.raises(UserError) as caught:
+        require(zoo, "net.onnx")
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.section) == ("Model_ZOO/models.yml", "net.onnx") and problem.fix
+    assert SHA256 in problem.message and hashlib.sha256(b"other").hexdigest() in problem.message
+
+
+def test_a_file_that_nothing_uses_is_not_read(zoo: Path) -> None:
+    describe(zoo, path="x")
+    require(zoo)
 
 
 def test_a_source_that_has_no_such_file_is_named(zoo: Path, site: Site, closed_port: int) -> None:

@@ -103,6 +103,22 @@ def test_batches_need_replicas_that_gather_them() -> None:
         assert change.needs_new_replicas
 
 
+def test_the_document_has_no_value_of_an_environment_variable() -> None:
+    secret = app(env={"HUB_TOKEN": "hush"})
+    other = app(env={"HUB_TOKEN": "hush too"})
+    for wanted, running in (
+        (secret, {}),
+        (secret, {"Echo": app()}),
+        (app(), {"Echo": secret}),
+        (other, {"Echo": secret}),
+    ):
+        plan = compare({"Echo": wanted}, running, HERE, HERE)
+        assert "env" in {one.what for one in plan.changes[0].differences}
+        assert "hush" not in json.dumps(plan.as_dict())
+    (document,) = compare({"Echo": secret}, {"Echo": app()}, HERE, HERE).as_dict()["changes"][0]["differences"]
+    assert document == {"what": "env", "old": None, "new": "(hidden)", "new_replicas": True}
+
+
 def test_differences_are_named_together() -> None:
     changed = app(package="/store/pkg/Echo-2", replicas=4)
     old, new = behind("echo"), behind("other", weight=10)

@@ -235,7 +235,7 @@ def test_a_fetch_that_was_cut_off_goes_on(
     assert 0 < there < len(weights)
     stub(tmp_path / "counting", monkeypatch, f'exec {real} --stats "$@" >> {log}')
     assert catch_up(worker) == [model]
-    assert names(target.parent) == ["net.onnx"]
+    assert names(target.parent) == [".net.onnx.seal", "net.onnx"]
     assert target.read_bytes() == weights
     (literal,) = [line for line in log.read_text().splitlines() if line.startswith("Literal data:")][1:]
     assert int(literal.split()[2].replace(",", "")) <= len(weights) - there + 65536
@@ -273,6 +273,16 @@ def test_what_was_begun_and_does_not_fit_is_fetched_from_nothing(head: Head, wor
     assert Store(worker.home / "store").holds({"path": path})
     assert not (worker.home / "store" / path / "stray").exists()
     assert kind == "env" or (worker.home / "store" / path).read_bytes() == b"weights"
+
+
+def test_a_model_that_was_changed_here_is_fetched_again(head: Head, worker: Settings) -> None:
+    path = head.add_model("net.onnx")
+    head.publish(path)
+    here = worker.home / "store" / path
+    assert catch_up(worker) == [path]
+    here.write_bytes(WEIGHTS[::-1])
+    assert [catch_up(worker), catch_up(worker)] == [[path], []]
+    assert here.read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("kind", ["env", "model"])

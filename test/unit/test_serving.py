@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sys
 import threading
@@ -101,9 +102,10 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def words(tmp_path: Path) -> str:
-    file = tmp_path / "model" / ("0" * 64) / "words.json"
+    text = '{"hello": "world"}'
+    file = tmp_path / "model" / hashlib.sha256(text.encode()).hexdigest() / "words.json"
     file.parent.mkdir(parents=True)
-    file.write_text('{"hello": "world"}')
+    file.write_text(text)
     return str(file)
 
 
@@ -168,6 +170,17 @@ def test_a_short_class_reads_its_models_and_answers(make: Make, words: str) -> N
     assert (status, answer["status"]) == (200, 1)
     assert answer["result"]["got"] == {"x": 1}
     assert answer["result"]["texts"] == ['{"hello": "world"}']
+
+
+def test_a_stored_model_that_was_changed_is_not_loaded(make: Make, tmp_path: Path) -> None:
+    stored = tmp_path / "store" / "model" / hashlib.sha256(b"{}").hexdigest() / "words.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("{}")
+    args = make({"backend.py": SHORT}, models=[str(stored)])
+    assert Backend(args).instance
+    stored.write_text("[]")
+    with pytest.raises(ValueError, match="not the one that was deployed"):
+        Backend(args)
 
 
 def test_an_original_class_reads_its_models_and_answers(make: Make, words: str) -> None:
@@ -383,6 +396,12 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
     document = json.loads(bytes(asyncio.run(algorithm(request)).body))
     assert document["methods"] == ["POST"] and document["example"] == {"text": "a"}
     assert document["input"]["required"] == ["text"] and document["output"]["items"] == {"type": "string"}
+
+
+def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
+    algorithm = Algorithm(make({"backend.py": SHORT}, methods=["GET", "POST"]).model_dump())
+    answer = asyncio.run(algorithm(json_request({"x": 1}, "POST", "/schema")))
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
 def test_a_class_without_types_has_a_schema_too(make: Make) -> None:

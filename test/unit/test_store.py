@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from modelserve import hashing
+from modelserve.errors import UserError
 from modelserve.store import Store, write_atomically
 
 
@@ -82,24 +83,56 @@ def test_an_interrupted_copy_leaves_nothing(store: Store, package: Path, monkeyp
     assert len(list(store.add_package("Echo", package).rglob("*.*"))) == 2
 
 
-def test_a_model_takes_no_second_place_on_the_disk(store: Store, model: Path) -> None:
+def test_a_model_is_kept_as_a_copy_of_its_own(store: Store, model: Path) -> None:
     kept = store.add_model(model)
     assert kept == store.model_path(model)
-    assert kept.samefile(model)
-    assert is_what_its_name_says(kept)
-    assert store.add_model(model) == kept
-
-
-def test_a_model_is_copied_where_links_are_not_possible(
-    store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def other_disk(*_: object, **__: object) -> None:
-        raise OSError("Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", other_disk)
-    kept = store.add_model(model)
     assert not kept.samefile(model)
     assert is_what_its_name_says(kept)
+    before = kept.stat()
+    assert store.add_model(model) == kept
+    assert kept.stat() == before
+
+
+def test_a_model_is_copied_where_the_kernel_cannot(store: Store, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_disk(source: int, target: int, _: int) -> int:
+        os.write(target, os.read(source, 2))  # it got that far
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", other_disk)
+    assert is_what_its_name_says(store.add_model(model))
+
+
+def test_a_link_to_the_working_file_becomes_a_copy(store: Store, model: Path) -> None:
+    target = store.model_path(model)
+    target.parent.mkdir(parents=True)
+    os.link(model, target)
+    assert not store.add_model(model).samefile(model)
+
+
+def test_a_file_written_to_while_it_is_copied_is_refused(
+    store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = os.copy_file_range
+
+    def and_somebody_writes(source: int, target: int, count: int) -> int:
+        with model.open("r+b") as stream:
+            stream.write(b"W")
+        return copy(source, target, count)
+
+    monkeypatch.setattr(os, "copy_file_range", and_somebody_writes)
+    with pytest.raises(UserError, match="was written to while it was copied"):
+        store.add_model(model)
+    assert [path for path in store.models.rglob("*") if path.is_file()] == []
+
+
+def test_a_stored_model_that_was_changed_is_not_held_and_is_made_anew(store: Store, model: Path) -> None:
+    kept = store.add_model(model)
+    content = {"path": relative(store, kept), "hash": ""}
+    assert store.holds(content)
+    kept.write_bytes(b"Weights")
+    assert not store.holds(content)
+    assert store.add_model(model) == kept
+    assert is_what_its_name_says(kept) and store.holds(content)
 
 
 def test_a_replaced_model_has_another_place_and_the_old_one_stays(store: Store, model: Path) -> None:
@@ -110,16 +143,14 @@ def test_a_replaced_model_has_another_place_and_the_old_one_stays(store: Store, 
     assert [path.read_bytes() for path in (old, new)] == [b"weights", b"better weights"]
 
 
-def test_a_model_edited_in_place_is_noticed_when_its_old_content_is_back(store: Store, model: Path) -> None:
+def test_a_model_edited_in_place_leaves_the_stored_one_as_it_was(store: Store, model: Path) -> None:
     old = store.add_model(model)
-    model.write_bytes(b"better weights")  # through the hard link, the store's copy too
+    times = model.stat()
+    model.write_bytes(b"Weights")
+    os.utime(model, ns=(times.st_atime_ns, times.st_mtime_ns))  # as long, and as old: the edit shows all the same
     new = store.add_model(model)
     assert new != old
-    assert is_what_its_name_says(new)
-    model.unlink()
-    model.write_bytes(b"weights")
-    assert store.add_model(model) == old
-    assert is_what_its_name_says(old)
+    assert is_what_its_name_says(old) and is_what_its_name_says(new)
 
 
 def test_two_models_of_the_same_content_are_both_there(store: Store, model: Path) -> None:

@@ -169,6 +169,16 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture(scope="session")
+def archive(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What diagnose.yml printed, and the archive it made, after a client was there."""
+    cluster.ask("extract", {"text": "good morning"})
+    directory = tmp_path_factory.mktemp("diagnosis")
+    text = cluster.playbook("playbooks/diagnose.yml", "-e", f"diagnose_dest={directory}")
+    (made,) = directory.glob("modelserve-diagnose-*.tar.gz")
+    return text, made
+
+
+@pytest.fixture(scope="session")
 def table() -> Iterator[list[tuple[str, ...]]]:
     """Rows of the failure table; printed when all is done."""
     rows: list[tuple[str, ...]] = []

