@@ -55,8 +55,9 @@ def overload(scratch: Path) -> list[Row]:
     try:
         wrk.load(url, [{"x": 1}], WITHIN, 1)
         full = wrk.load(url, [{"x": 1}], WITHIN, OVERLOAD_S)
+        capacity = full.rate - full.failed / OVERLOAD_S  # a queue that is just full turns some away already
         before = sizes()
-        answers = steady.answers(url, [{"x": 1}], TIMES * full.rate, OVERLOAD_S)
+        answers = steady.answers(url, [{"x": 1}], TIMES * capacity, OVERLOAD_S)
         after = sizes()
     finally:
         conf.write_text(text)
@@ -70,7 +71,7 @@ def overload(scratch: Path) -> list[Row]:
     grown = max((after[part][0] / before[part][0] - 1, part) for part in after if part in before)
     return [
         (
-            f"{TIMES} times its capacity of {full.rate:.0f} requests/s: those accepted",
+            f"{TIMES} times its capacity of {capacity:.0f} requests/s: those accepted",
             f"{len(accepted) / OVERLOAD_S:.0f} requests/s, p99 {late:.0f} ms: "
             f"{late / full.p99_ms:.2f} times that at capacity ({full.p99_ms:.0f} ms)",
             "p99 within 2 times",
