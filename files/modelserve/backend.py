@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import socket
@@ -16,10 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelserve.batching import Batcher, guarded
+from modelserve.connection import Answer, Client, ClientLeft
 from modelserve.schema import InvalidInput, Types
 
 logger = logging.getLogger("ray.serve")
 HOSTNAME = socket.gethostname()
+NOBODY = Client()
 
 
 def json_response(content: dict[str, Any], status_code: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -29,7 +32,7 @@ def json_response(content: dict[str, Any], status_code: int = 200, headers: dict
         TypeError: ``content`` holds a value that JSON has no form for.
     """
     body = orjson.dumps(content, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(body, status_code, headers, media_type="application/json")
+    return Answer(body, status_code, headers, media_type="application/json")
 
 
 def failure(
@@ -66,7 +69,8 @@ class AlgoBackend:
     returns one result per item, in order; an exception in the place of a result fails that item alone.
 
     An exception in ``_model_init`` fails the deployment; one in an inference answers 500 with ``status`` 0 and a
-    request id, and its traceback goes to the log. Inference runs beside the event loop, ``threads`` at a time.
+    request id, and its traceback goes to the log. Inference runs beside the event loop, ``threads`` at a time; one that
+    is written ``async def _model_inference`` runs on it, as many at once as the section's ``max_ongoing_requests``.
 
     Where the parameter is annotated with a pydantic model, a dataclass or a ``TypedDict``, the inference gets one of
     these, and a request that does not fit is answered 422, naming the field, before the model sees it.
@@ -81,10 +85,16 @@ class AlgoBackend:
 
         Args:
             model_path: empty, or ``<directory>,<file1>,<file2>,...``.
+
+        Raises:
+            TypeError: the batch form is a coroutine.
         """
         directory, *files = model_path.split(",")
         paths = [os.path.join(directory, file) for file in files]
         own = type(self)
+        if inspect.iscoroutinefunction(own._model_inference_batch):
+            raise TypeError(f"{own.__name__}._model_inference_batch cannot be async; _model_inference can")
+        self._awaited = inspect.iscoroutinefunction(own._model_inference)
         batch = own._model_inference is AlgoBackend._model_inference
         self.types = Types(own._model_inference_batch if batch else own._model_inference, batch)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="inference")
@@ -127,20 +137,33 @@ class AlgoBackend:
         self.types = Types(type(self)._model_inference_batch, batch=True)
         self._batcher = Batcher(self._model_inference_batch, self._executor, self.threads, size, wait_s)
 
-    async def infer(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request beside the event loop.
+    async def infer(self, params: dict[str, Any], client: Client = NOBODY) -> dict[str, Any]:
+        """Answer one request.
+
+        Args:
+            params: its JSON object.
+            client: who is asked whether it still waits when the inference is about to begin.
 
         Raises:
             InvalidInput: the request does not fit what the inference is annotated with.
+            ClientLeft: nobody waits for the answer any more.
             Exception: whatever the inference raises.
         """
         checked = self.types.check(params)
         if self._batcher is not None:
-            result = await self._batcher.ask(checked)
+            result = await self._batcher.ask(checked, client)
+        elif self._awaited:
+            result = await self._await_inference(checked)
         else:
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._executor, guarded, self._model_inference, checked)
+            result = await loop.run_in_executor(self._executor, guarded, self._model_inference, checked, client)
         return {"status": 1, "result": result, "info": f"Result from {HOSTNAME}"}
+
+    async def _await_inference(self, params: Any) -> Any:
+        try:
+            return await self._model_inference(params)
+        except SystemExit as error:  # it would end the replica
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     async def __call__(self, request: Request) -> Response:
         """Answer an HTTP request: 200, 400 for a body that is no JSON object, 422 for one that does not fit the
@@ -152,7 +175,9 @@ class AlgoBackend:
         if not isinstance(params, dict):
             return failure(400, "the request's body must be a JSON object", request_id_of(request))
         try:
-            return json_response(await self.infer(params))
+            return json_response(await self.infer(params, Client(request)))
+        except ClientLeft as error:
+            return failure(499, str(error), request_id_of(request))
         except InvalidInput as error:
             return failure(422, str(error), request_id_of(request), errors=error.errors)
         except Exception:

@@ -9,11 +9,19 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelserve.connection import Client, ClientLeft
+
 Params = Any  # a request: its JSON object, or what the inference is annotated with
 
 
-def guarded(infer: Callable[[Any], Any], params: Any) -> Any:
-    """Call an inference; what ends a program, or gets lost on the way to the event loop, becomes a RuntimeError."""
+def guarded(infer: Callable[[Any], Any], params: Any, client: Client | None = None) -> Any:
+    """Call an inference; what ends a program, or gets lost on the way to the event loop, becomes a RuntimeError.
+
+    Raises:
+        ClientLeft: ``client`` does not wait for it any more.
+    """
+    if client is not None:
+        client.require()
     try:
         return infer(params)
     except (SystemExit, StopIteration) as error:
@@ -23,6 +31,7 @@ def guarded(infer: Callable[[Any], Any], params: Any) -> Any:
 @dataclass(eq=False)
 class _Item:
     params: Params
+    client: Client
     answer: asyncio.Future[Any]
     since: float = field(default_factory=time.monotonic)
 
@@ -45,14 +54,15 @@ class Batcher:
         self._workers: set[asyncio.Task[None]] = set()
         self._full: asyncio.Future[None] | None = None  # there while a worker gathers
 
-    async def ask(self, params: Params) -> Any:
+    async def ask(self, params: Params, client: Client) -> Any:
         """Answer one request.
 
         Raises:
+            ClientLeft: ``client`` did not wait until its turn.
             Exception: what stands in the place of its result, or what the whole batch raised.
             RuntimeError: the batch form did not return one result per item.
         """
-        item = _Item(params, asyncio.get_running_loop().create_future())
+        item = _Item(params, client, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         if self._full is not None and not self._full.done() and len(self._waiting) >= self._size:
             self._full.set_result(None)
@@ -84,10 +94,24 @@ class Batcher:
                 await asyncio.wait([self._full], timeout=left)
         finally:
             self._full = None
-        batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        batch = self._take()
         self._start_worker()
         if batch:
             await self._answer(batch)
+
+    def _take(self) -> list[_Item]:
+        """The next batch, without those whose client has left."""
+        batch: list[_Item] = []
+        while self._waiting and len(batch) < self._size:
+            item = self._waiting.pop(0)
+            try:
+                item.client.require()
+            except ClientLeft as left:
+                if not item.answer.done():
+                    item.answer.set_exception(left)
+            else:
+                batch.append(item)
+        return batch
 
     async def _answer(self, batch: list[_Item]) -> None:
         loop = asyncio.get_running_loop()

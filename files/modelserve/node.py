@@ -54,6 +54,11 @@ INGRESS = {
     # How long a replica that goes is still there for who has not heard of it. 30 s are for balancers outside;
     # Serve's own HAProxies hear of it within two, and until then its GPU is nobody else's.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
+    # Two log lines a request: one that the proxy's actor parses for the metrics that a replica can count as well, and
+    # one to a port where nobody listens.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
+    "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
 }
 
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from modelserve import intact
+from modelserve import access_log, intact
 from modelserve.backend import AlgoBackend, failure, json_response, logger, request_id_of
+from modelserve.connection import Client, ClientLeft
 
 # Below an algorithm's route: what it takes and gives.
 SCHEMA_PATH = "/schema"
@@ -138,6 +139,8 @@ class OwnLoop:
         try:
             answer = await self._run(request)
             return answer if isinstance(answer, Response) else json_response(answer)
+        except ClientLeft as error:
+            return failure(499, str(error), request_id_of(request))
         except Exception:
             request_id = request_id_of(request)
             logger.exception("inference failed, request %s", request_id)
@@ -147,6 +150,7 @@ class OwnLoop:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._answer(request), self._loop))
 
     async def _answer(self, request: Request) -> Any:
+        Client(request).require()
         return await self._backend(request)
 
 
@@ -198,6 +202,7 @@ class Algorithm:
 
     def __init__(self, args: dict[str, Any]) -> None:
         parsed = AppArgs.model_validate(args)
+        access_log.spare(logger)
         self._methods = frozenset(parsed.methods)
         self._backend = Backend(parsed)
         self._name = parsed.name
@@ -230,7 +235,8 @@ class Algorithm:
             info = f"{request.method} is not answered here; use {allowed}"
             return failure(405, info, request_id_of(request), {"Allow": allowed})
         try:
-            return await asyncio.wait_for(self._backend.answer(request), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await self._backend.answer(request)
         except TimeoutError:  # ours: those of an inference are answered already
             request_id = request_id_of(request)
             logger.warning("took longer than request_timeout, %g s, request %s", self._timeout_s, request_id)

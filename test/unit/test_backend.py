@@ -245,3 +245,59 @@ def test_a_request_that_does_not_fit_the_annotation_is_answered_422_before_the_m
     assert (response.status_code, answer["status"], answer["request_id"]) == (422, 0, "abc")
     assert [error["field"] for error in answer["errors"]] == ["text", "top"] and "top" in answer["info"]
     assert backend.seen == [Question(text="a")]
+
+
+def test_an_async_inference_runs_on_the_event_loop_as_many_as_are_asked() -> None:
+    class Awaiting(modelserve.AlgoBackend):
+        running = most = 0
+
+        async def _model_inference(self, param_dict: dict[str, Any]) -> Any:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0.02)
+            self.running -= 1
+            return threading.current_thread() is threading.main_thread()
+
+    backend = Awaiting()
+
+    async def ask_many() -> list[Response]:
+        return await asyncio.gather(*(backend(json_request({})) for _ in range(9)))
+
+    assert all(read(response)["result"] for response in asyncio.run(ask_many()))
+    assert backend.most == 9
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), StopIteration("early"), ValueError("odd")])
+def test_an_async_inference_that_fails_is_answered_500_and_the_replica_lives(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(modelserve.AlgoBackend):
+        async def _model_inference(self, param_dict: dict[str, Any]) -> Any:
+            raise error
+
+    assert ask(Broken(), {}).status_code == 500
+    assert "inference failed" in caplog.text
+
+
+def test_an_async_inference_may_be_typed() -> None:
+    class Typed(modelserve.AlgoBackend):
+        async def _model_inference(self, question):  # type: ignore[no-untyped-def, override]
+            return question.text
+
+    class Question(BaseModel):
+        text: str
+
+    Typed._model_inference.__annotations__ = {"question": Question, "return": str}
+    backend = Typed()
+    assert backend.types.output is not None
+    assert read(ask(backend, {"text": "a"}))["result"] == "a"
+    assert ask(backend, {}).status_code == 422
+
+
+def test_an_async_batch_form_is_refused_when_the_class_loads() -> None:
+    class Batch(modelserve.AlgoBackend):
+        async def _model_inference_batch(self, param_dicts: list[dict[str, Any]]) -> list[Any]:  # type: ignore[override]
+            return []
+
+    with pytest.raises(TypeError, match=r"Batch\._model_inference_batch cannot be async; _model_inference can"):
+        Batch()

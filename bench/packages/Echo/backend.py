@@ -6,5 +6,5 @@ import modelserve
 class Echo(modelserve.AlgoBackend):
     """The smallest backend there is."""
 
-    def _model_inference(self, param_dict):
+    async def _model_inference(self, param_dict):
         return param_dict
