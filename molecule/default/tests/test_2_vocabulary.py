@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -113,6 +114,37 @@ def test_a_full_queue_turns_away_with_429_and_says_when_to_come_back(cluster: Cl
         counts = Counter(pool.map(ask, range(12)))
     assert set(counts) == {200, 429} and counts[429] >= 6, counts
     assert set(told) == {"1"}
+
+
+def test_a_client_that_left_before_its_turn_is_not_worked_for(cluster: Cluster, package: Path) -> None:
+    backend = package.parent / "algopkg/Vocabulary/backend.py"
+    backend.write_text(
+        backend.read_text().replace(
+            "        time.sleep", "        print('asked', questions[0].text)\n        time.sleep"
+        )
+    )
+    cluster.apply()
+
+    def ask(text: str, patience: float) -> int:
+        body = json.dumps({"text": text, "sleep": 3}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{cluster.port}/vocabulary", body, method="POST")
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                request, timeout=patience
+            ) as response:
+                return int(response.status)
+        except OSError:
+            return 0
+
+    with ThreadPoolExecutor(3) as pool:
+        asked = []
+        for text, patience in (("first", 60), ("leaver", 1), ("last", 60)):
+            asked.append(pool.submit(ask, text, patience))
+            time.sleep(0.3)
+        assert [one.result() for one in asked] == [200, 0, 200]
+    lines = cluster.head("modelserve", "logs", "Vocabulary").stdout
+    assert "asked first" in lines and "asked last" in lines
+    assert "asked leaver" not in lines
 
 
 def test_replicas_follow_the_load(cluster: Cluster, package: Path) -> None:
