@@ -316,13 +316,13 @@ def fifty_planned(scratch: Path) -> float:
 WHERE = """
 ## Where a request's time goes
 
-py-spy on the echo's replica, 200 samples a second for 9 s at 32 connections: of the time its event loop works,
+py-spy on the echo's replica, 250 samples a second for 8 s at 32 connections: of the time its event loop works,
 
 | | |
 |---|---|
-| writing the answer to the socket, its head and its body apart (uvicorn) | 24 % |
-| modelserve: reading and checking the request, the thread and back (10 %), the answer as JSON | 19 % |
-| Serve's log record of each request, which no handler writes | 7 % |
+| writing the answer to the socket, head and body at once | 20 % |
+| modelserve: reading and checking the request, the call (11 %), the answer as JSON and its response (12 %) | 23 % |
+| Serve's counts of requests, reported in between | 7 % |
 | the rest: Serve's wrappers, numbers and contexts around the call, reading and parsing | 50 % |
 
 The replica is one process and has one core to itself; wrk, the gateway and Serve's own HAProxy share the other. FastAPI
