@@ -58,7 +58,7 @@ bed: venv ## Start a test bed: a head and two workers as virgin hosts, reached o
 bed-down: ## Throw the test bed away
 	python3 test/bed/bed.py down
 
-bench: venv-dev ## Measure beside FastAPI, LitServe, BentoML, MLServer and stock Ray Serve (20 minutes; ARGS=--quick: 3)
+bench: venv-dev ## Measure beside FastAPI, LitServe, BentoML, MLServer and stock Ray Serve (30 minutes; ARGS=--quick: 3)
 	$(BIN)/python bench/run.py $(ARGS)
 
 bench-hosts: venv-dev ## Measure what a host costs: runs on 3 real and 50 stand-in hosts (20 minutes)

@@ -21,7 +21,9 @@ AIMS = {
     ("echo", "FastAPI + uvicorn"): 1.0,
 }
 AIMED_AT = 32  # connections
+ROWS = ("changes", "pressure", "soak", "profile")
 Loads = dict[str, list[Load]]  # by a side's title, a load per round
+Row = tuple[str, str, str]
 
 
 @dataclass
@@ -36,6 +38,9 @@ class Results:
         steady: by what is asked and requests per second.
         changes: rows of what was done, what it took, what it should take.
         pressure: rows of what was asked beyond that, what became of it, what should.
+        soak: such rows of the long run.
+        profile: rows of what a request's time went to, how much, and of what.
+        taken: by the part of the benchmark, modelserve's version and the day.
     """
 
     machine: list[str] = field(default_factory=list)
@@ -43,12 +48,15 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
     runs: dict[tuple[str, int], Loads] = field(default_factory=dict)
     steady: dict[tuple[str, int], Loads] = field(default_factory=dict)
-    changes: list[tuple[str, str, str]] = field(default_factory=list)
-    pressure: list[tuple[str, str, str]] = field(default_factory=list)
+    changes: list[Row] = field(default_factory=list)
+    pressure: list[Row] = field(default_factory=list)
+    soak: list[Row] = field(default_factory=list)
+    profile: list[Row] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
-        plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "changes", "pressure")}
+        plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "taken", *ROWS)}
         for name in ("runs", "steady"):
             loads: dict[tuple[str, int], Loads] = getattr(self, name)
             plain[name] = [
@@ -68,8 +76,9 @@ class Results:
             for name in ("runs", "steady")
         }
         sides = {title: (version, settings) for title, (version, settings) in plain["sides"].items()}
-        changes, pressure = ([(a, b, c) for a, b, c in plain.get(name, [])] for name in ("changes", "pressure"))
-        return cls(plain["machine"], sides, plain["missing"], changes=changes, pressure=pressure, **loads)
+        rows = {name: [(a, b, c) for a, b, c in plain[name]] for name in ROWS}
+        known: dict[str, Any] = {**rows, **loads}
+        return cls(plain["machine"], sides, plain["missing"], taken=plain["taken"], **known)
 
 
 def median(loads: list[Load], key: str) -> float:
@@ -119,11 +128,11 @@ def page(results: Results, seconds: int) -> str:
             lines += ["", f"At a steady {rate} requests/s, latency counted from when each was due:", ""]
             lines += _table([("", results.steady[work, rate])], _steady_cells)
         lines += ["", *aims(results, work)]
-    if results.pressure:
-        lines += ["", *PRESSURE.strip().splitlines()]
-        lines += [f"| {what} | {value} | {aim} |" for what, value, aim in results.pressure]
-    lines += ["", *CHANGES.strip().splitlines()]
-    lines += [f"| {what} | {value} | {aim} |" for what, value, aim in results.changes]
+    for part, text in SECTIONS.items():
+        rows: list[Row] = getattr(results, part)
+        if rows:
+            lines += ["", *text.strip().format(taken=results.taken.get(part, "unknown")).splitlines()]
+            lines += [f"| {what} | {value} | {aim} |" for what, value, aim in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -195,21 +204,42 @@ def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
     return f'<text x="{x:.0f}" y="{y:.0f}" font-weight="{weight}">{escape(text)}</text>'
 
 
-PRESSURE = """
+SECTIONS = {
+    "pressure": """
 ## Under pressure
 
+modelserve alone; taken at {taken}.
+
 | | measured | aim |
 |---|---|---|
-"""
+""",
+    "soak": """
+## For long
 
-CHANGES = """
+The echo at a moderate rate, modelserve alone; memory and open files from the second fifth of the time to the last, by
+their medians. Taken at {taken}.
+
+| | measured | aim |
+|---|---|---|
+""",
+    "changes": """
 ## Changes
 
-From the command on the head to the answer over HTTP. Echo has no model to load.
+From the command on the head to the answer over HTTP. Echo has no model to load. Taken at {taken}.
 
 | | measured | aim |
 |---|---|---|
-"""
+""",
+    "profile": """
+## Where a request's time goes
+
+The echo at 32 connections: what each process takes for a request, and what the replica's event loop does while it
+works, as py-spy samples it. Taken at {taken}.
+
+| | | |
+|---|---|---|
+""",
+}
 
 INTRODUCTION = """
 # How fast is it?

@@ -6,7 +6,6 @@ All goes to this machine's loopback, and is bounded in time.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cluster
+import processes
 import steady
 import wrk
+from page import Row
+from processes import Sizes
 
 OVERLOAD_S = 10
 TIMES = 10
@@ -26,8 +28,6 @@ SLOW = (
 )
 SOAK_RATE = 200
 SLICE_S = 20
-Row = tuple[str, str, str]
-Sizes = dict[str, tuple[float, int]]  # by a process's part: resident MiB, open files
 
 
 @contextmanager
@@ -57,9 +57,9 @@ def overload(scratch: Path) -> list[Row]:
         wrk.load(url, [{"x": 1}], WITHIN, 1)
         full = wrk.load(url, [{"x": 1}], WITHIN, OVERLOAD_S)
         capacity = full.rate - full.failed / OVERLOAD_S
-        before = sizes()
+        before = processes.sizes()
         answers = steady.answers(url, [{"x": 1}], TIMES * capacity, OVERLOAD_S)
-        after = sizes()
+        after = processes.sizes()
     finally:
         conf.write_text(text)
         cluster.put(scratch)
@@ -93,7 +93,7 @@ def soak(minutes: float) -> list[Row]:
         answers = steady.answers(url, [{"x": 1}], SOAK_RATE, SLICE_S)
         asked += sum(map(len, answers.values()))
         failed += sum(len(some) for status, some in answers.items() if status != 200)
-        seen.append(sizes())
+        seen.append(processes.sizes())
         print(f"soak: {asked} asked, {failed} failed", flush=True)
     fifth = max(1, len(seen) // 5)
     early, late = seen[fifth : 2 * fifth] or seen, seen[-fifth:]
@@ -110,38 +110,3 @@ def soak(minutes: float) -> list[Row]:
 def _medians(samples: list[Sizes], part: str) -> tuple[float, float]:
     mib, files = zip(*(sample[part] for sample in samples), strict=True)
     return float(statistics.median(mib)), float(statistics.median(files))
-
-
-def sizes() -> Sizes:
-    """Memory and open files of the processes on a request's way and beside it, those of one part together."""
-    found: Sizes = {}
-    for container in (cluster.HEAD, "modelserve_gateway"):
-        for line in cluster.run("docker", "top", container, "-eo", "pid,args").splitlines()[1:]:
-            pid, _, command = line.strip().partition(" ")
-            part = _part(container, command.strip())
-            if part:
-                mib, files = found.get(part, (0.0, 0))
-                try:
-                    status = Path(f"/proc/{pid}/status").read_text()
-                    files += len(os.listdir(f"/proc/{pid}/fd"))
-                except OSError:  # it has just ended
-                    continue
-                resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0")
-                found[part] = (mib + int(resident.split()[1]) / 1024, files)
-    return found
-
-
-def _part(container: str, command: str) -> str:
-    if container != cluster.HEAD:
-        return "the gateway" if "haproxy" in command.split()[0] else ""
-    parts = {
-        "ray::ServeReplica:Echo": "Echo's replica",
-        "ray::ServeReplica:Slow": "Slow's replica",
-        "ray::ServeController": "Serve's controller",
-        "ray::ProxyActor": "Serve's proxy",
-        "raylet": "raylet",
-        "gcs_server": "Ray's control service",
-        "haproxy": "Serve's HAProxy",
-    }
-    program = command.split()[0].rpartition("/")[2]
-    return next((part for start, part in parts.items() if command.startswith(start) or program == start), "")

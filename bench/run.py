@@ -18,15 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cluster
+import hotspots
 import peers
 import pressure
 import steady
 import wrk
-from page import AIMED_AT, OURS, Results, page, plot
+from page import AIMED_AT, OURS, Results, Row, page, plot
 from peers import Side
 
 CONNECTIONS = (1, 32, 128)
+# In the order they are measured: what matters most first.
+PARTS = ("speeds", "pressure", "changes", "profile")
 SECONDS = 3
+QUICK_S = 2
 ROUNDS = 4
 WARM_UP_S = 1
 STEADY_S = 5
@@ -51,54 +55,82 @@ SAVED = peers.CACHE / "results.json"
 
 
 def main() -> int:
-    """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description="Measure modelserve beside its peers; up to 25 minutes.")
-    parser.add_argument("--quick", action="store_true", help="one short round; the page is printed, docs stay")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all sides (default: %(default)s)")
-    parser.add_argument("--add", action="store_true", help="add rounds to those of the last run, measure no changes")
-    parser.add_argument("--changes", action="store_true", help="measure the times of changes anew, and nothing else")
-    parser.add_argument("--pressure", action="store_true", help="measure HTTPS and overload anew, and nothing else")
-    parser.add_argument(
-        "--soak", type=float, default=0, metavar="MINUTES", help="and ask for so long, at a moderate rate"
-    )
-    arguments = parser.parse_args()
+    """Measure, and write the page after each part: what was measured is kept if a later one fails."""
+    arguments = parsed()
     if not cluster.is_up():
         raise SystemExit("error: no cluster runs on this machine. Run `make up` first")
     if not wrk.available():
         subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "wrk"], check=True)
-    old = arguments.add or arguments.changes or arguments.pressure
-    results = Results.from_json(json.loads(SAVED.read_text())) if old else Results()
-    sides = [] if arguments.changes or arguments.pressure else installed(results)
-    if arguments.changes:
-        results.changes = []
-    if not (arguments.quick or arguments.add or arguments.pressure):
-        results.changes.append(second_run())
+    results = Results()
+    if (arguments.add or arguments.only) and not arguments.quick:
+        if not SAVED.exists():
+            raise SystemExit(
+                f"error: {SAVED} does not exist: no earlier run to keep. Run `make bench` without ARGS first"
+            )
+        results = Results.from_json(json.loads(SAVED.read_text()))
+    seconds = QUICK_S if arguments.quick else SECONDS
     with cluster.project() as scratch:
-        if not (arguments.quick or arguments.changes):
-            results.pressure = [*over_https(scratch), *pressure.overload(scratch)]
-            results.pressure += pressure.soak(arguments.soak) if arguments.soak else []
-            save(results)
-        if not (arguments.quick or arguments.add or arguments.pressure):
-            results.changes += changes(scratch)
-            rss, pss = cluster.replica_memory_mb("Echo")
-            memory = f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional"
-            results.changes.append(("a replica's memory, no model", memory, "reported"))
-        seconds, connections = (2, CONNECTIONS[1:2]) if arguments.quick else (SECONDS, CONNECTIONS)
-        for number in range(1 if arguments.quick else arguments.rounds):
-            for side in sides:
-                with up(side, results) as ready:
-                    if ready:
-                        closed_loop(side, results, seconds, connections)
-                        if not arguments.quick and number == 0 and not results_have_steady(results, side):
-                            at_a_rate(side, results)
+        for part in arguments.parts:
+            print(f"measuring: {part}", flush=True)
+            if part == "speeds":
+                speeds(results, arguments, seconds)
+            else:
+                setattr(results, part, rows(part, scratch, arguments.soak))
+            results.taken[part] = f"{version()}, {time.strftime('%Y-%m-%d')}"
+            results.machine = machine()
+            if not arguments.quick:
                 save(results)
-    results.machine = machine()
-    text = page(results, seconds) + WHERE + FIRST_ANSWER
-    if not arguments.quick:
-        (DOCS / "benchmark.md").write_text(text)
-        (DOCS / "benchmark.svg").write_text(plot(results))
-    print(text)
+                (DOCS / "benchmark.md").write_text(page(results, seconds) + FIRST_ANSWER)
+                (DOCS / "benchmark.svg").write_text(plot(results))
+    print(page(results, seconds))
     return 0
+
+
+def parsed() -> argparse.Namespace:
+    """The command line, and from it the parts to measure, in order."""
+    parser = argparse.ArgumentParser(description="Measure modelserve beside its peers; up to 30 minutes.")
+    parser.add_argument("--quick", action="store_true", help="one short round; the page is printed, docs stay")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all sides (default: %(default)s)")
+    parser.add_argument("--add", action="store_true", help="add rounds to those of the last run, and nothing else")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these anew, keep the rest of the last run")
+    parser.add_argument(
+        "--soak", type=float, default=0, metavar="MINUTES", help="and ask for so long, at a moderate rate"
+    )
+    arguments = parser.parse_args()
+    arguments.parts = arguments.only or (["speeds"] if arguments.add else list(PARTS))
+    if arguments.quick:
+        arguments.parts = [part for part in arguments.parts if part != "pressure"]
+    if arguments.soak:
+        arguments.parts += ["soak"]
+    return arguments
+
+
+def rows(part: str, scratch: Path, minutes: float) -> list[Row]:
+    """A part's rows, measured."""
+    if part == "changes":
+        rss, pss = cluster.replica_memory_mb("Echo")
+        memory = f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional"
+        return [second_run(scratch), *changes(scratch), ("a replica's memory, no model", memory, "reported")]
+    if part == "pressure":
+        return [*over_https(scratch), *pressure.overload(scratch)]
+    return hotspots.rows(ECHO) if part == "profile" else pressure.soak(minutes)
+
+
+def speeds(results: Results, arguments: argparse.Namespace, seconds: int) -> None:
+    """Measure all sides in turn, some rounds."""
+    if not arguments.add:
+        results.runs, results.steady, results.sides, results.missing = {}, {}, {}, {}
+    sides = installed(results)
+    connections = (AIMED_AT,) if arguments.quick else CONNECTIONS
+    for number in range(1 if arguments.quick else arguments.rounds):
+        for side in sides:
+            with up(side, results) as ready:
+                if ready:
+                    closed_loop(side, results, seconds, connections)
+                    if not arguments.quick and number == 0 and not results_have_steady(results, side):
+                        at_a_rate(side, results)
+            if not arguments.quick:
+                save(results)
 
 
 def installed(results: Results) -> list[Side]:
@@ -106,7 +138,7 @@ def installed(results: Results) -> list[Side]:
     base = f"http://127.0.0.1:{cluster.port()}"
     ours = Side(OURS, OURS, echo=f"{base}/echo", embed=f"{base}/embed", settings=f"as shipped{_batches()}")
     sides = [ours]
-    results.sides[OURS] = (cluster.run("git", "describe", "--always", check=False).strip(), ours.settings)
+    results.sides[OURS] = (version(), ours.settings)
     for side in peers.PEERS:
         try:
             results.sides[side.title] = (peers.install(side), side.settings)
@@ -167,7 +199,7 @@ def closed_loop(side: Side, results: Results, seconds: int, connections: tuple[i
             print(f"{side.title}, {work}, {count} connections: {load}", flush=True)
 
 
-def over_https(scratch: Path) -> list[pressure.Row]:
+def over_https(scratch: Path) -> list[Row]:
     """The row of the echo over HTTPS with a key, beside stock Ray Serve and plain HTTP, in turn."""
     plain = f"http://127.0.0.1:{cluster.port()}/echo"
     stock = next(side for side in peers.PEERS if side.title == STOCK)
@@ -211,6 +243,11 @@ def save(results: Results) -> None:
     SAVED.write_text(json.dumps(results.to_json()))
 
 
+def version() -> str:
+    """modelserve's own, as git knows it."""
+    return cluster.run("git", "describe", "--always", "--dirty", check=False).strip()
+
+
 def machine() -> list[str]:
     """What the figures were taken on."""
     return [
@@ -221,15 +258,15 @@ def machine() -> list[str]:
     ]
 
 
-def second_run() -> tuple[str, str, str]:
+def second_run(scratch: Path) -> Row:
     """The row of a `site.yml` with nothing to do."""
     started = time.monotonic()
-    recap = cluster.playbook("site.yml").strip().splitlines()[-1]
+    recap = cluster.playbook("site.yml", "-e", f"modelserve_project={scratch}").strip().splitlines()[-1]
     changed = recap.split("changed=")[1].split()[0]
     return "second `site.yml`", f"{time.monotonic() - started:.1f} s, changed={changed}", "under 20 s"
 
 
-def changes(scratch: Path) -> list[tuple[str, str, str]]:
+def changes(scratch: Path) -> list[Row]:
     """Times of changes, from the command to the answer over HTTP."""
     conf, code = scratch / "conf.ini", scratch / "algopkg/Echo/backend.py"
     rows = [
@@ -311,23 +348,6 @@ def fifty_planned(scratch: Path) -> float:
     cluster.put(scratch)
     return seconds
 
-
-# Taken with py-spy, which nothing here installs.
-WHERE = """
-## Where a request's time goes
-
-py-spy on the echo's replica, 250 samples a second for 8 s at 32 connections: of the time its event loop works,
-
-| | |
-|---|---|
-| writing the answer to the socket, head and body at once | 20 % |
-| modelserve: reading and checking the request, the call (11 %), the answer as JSON and its response (12 %) | 23 % |
-| Serve's counts of requests, reported in between | 7 % |
-| the rest: Serve's wrappers, numbers and contexts around the call, reading and parsing | 50 % |
-
-The replica is one process and has one core to itself; wrk, the gateway and Serve's own HAProxy share the other. FastAPI
-and MLServer's own route answer in their one process, without any of the three.
-"""
 
 # Needs a machine without anything, which the benchmark does not make; measured by hand, see the text.
 FIRST_ANSWER = """

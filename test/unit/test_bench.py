@@ -15,7 +15,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
+import hotspots
 import page
+import processes
 import steady
 import wrk
 from wrk import Load
@@ -47,6 +49,8 @@ def results() -> page.Results:
         steady={("echo", 100): {title: rounds[:1] for title, rounds in loads.items()}},
         changes=[("replicas 1 to 2", "2.0 s", "under 5 s")],
         pressure=[("the others", "9 with 429", "none hangs")],
+        profile=[("Echo's replica", "138 µs", "processor time per request")],
+        taken={"pressure": "abc1234, 2026-01-02"},
     )
 
 
@@ -93,6 +97,51 @@ def test_a_peer_that_could_not_be_measured_is_named() -> None:
 
 def test_results_come_back_from_json() -> None:
     assert page.Results.from_json(json.loads(json.dumps(results().to_json()))) == results()
+
+
+def test_a_part_that_was_measured_says_at_which_version_and_one_that_was_not_is_left_out() -> None:
+    text = page.page(results(), 4)
+    assert "taken at abc1234, 2026-01-02." in text.partition("## Under pressure")[2]
+    assert "## For long" not in text
+
+
+def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
+    loop = "MainThread;run (threading.py:1);run_asgi (uvicorn/httptools_impl.py:2)"
+    answer = (
+        f"{loop};_direct_ingress_asgi (ray/serve/_private/replica.py:3);Answer.__call__ (modelserve/connection.py:4)"
+    )
+    found = hotspots.shares(
+        [
+            "other;sleep (time.py:1) 900",
+            f"{loop} 10",
+            f"{loop};_wrap_request (ray/serve/_private/replica.py:3) 20",
+            f"{loop};_wrap_request (ray/serve/_private/replica.py:3);__call__ (modelserve/serving.py:4) 30",
+            f"{answer};send (uvicorn/httptools_impl.py:5) 25",
+            f"{answer};_Held.flush (modelserve/connection.py:6) 15",
+        ]
+    )
+    assert found == [
+        (hotspots.CALLING, 0.3),
+        (hotspots.ANSWERING, 0.25),
+        (hotspots.SERVE, 0.2),
+        (hotspots.WRITING, 0.15),
+        (hotspots.SERVER, 0.1),
+    ]
+
+
+def test_samples_without_a_thread_that_answers_are_refused() -> None:
+    with pytest.raises(ValueError, match="none of the threads"):
+        hotspots.shares(["other;sleep (time.py:1) 900"])
+
+
+def test_a_process_is_known_by_its_program_or_the_name_ray_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {
+        "modelserve_head": "10 ray::ServeReplica:Echo:Echo\n11 /lib/haproxy -f x\n12 sh -c haproxy\n13 /x/raylet -a",
+        "modelserve_gateway": "20 haproxy -W\n21 haproxy -sf 3\n22 python keeper.py",
+    }
+    monkeypatch.setattr(processes.cluster, "run", lambda *command: f"PID COMMAND\n{listed[command[2]]}")
+    expected = {processes.REPLICA: [10], processes.SERVE_HAPROXY: [11], "raylet": [13], processes.GATEWAY: [20, 21]}
+    assert processes.by_part() == expected
 
 
 def test_the_plot_is_small_and_its_bars_are_in_proportion() -> None:
