@@ -69,14 +69,15 @@ def main() -> int:
             )
         results = Results.from_json(json.loads(SAVED.read_text()))
     seconds = QUICK_S if arguments.quick else SECONDS
+    measured = version()  # before the page itself makes the checkout another
     with cluster.project() as scratch:
         for part in arguments.parts:
             print(f"measuring: {part}", flush=True)
             if part == "speeds":
-                speeds(results, arguments, seconds)
+                speeds(results, arguments, seconds, measured)
             else:
                 setattr(results, part, rows(part, scratch, arguments.soak))
-            results.taken[part] = f"{version()}, {time.strftime('%Y-%m-%d')}"
+            results.taken[part] = f"{measured}, {time.strftime('%Y-%m-%d')}"
             results.machine = machine()
             if not arguments.quick:
                 save(results)
@@ -116,11 +117,11 @@ def rows(part: str, scratch: Path, minutes: float) -> list[Row]:
     return hotspots.rows(ECHO) if part == "profile" else pressure.soak(minutes)
 
 
-def speeds(results: Results, arguments: argparse.Namespace, seconds: int) -> None:
+def speeds(results: Results, arguments: argparse.Namespace, seconds: int, measured: str) -> None:
     """Measure all sides in turn, some rounds."""
     if not arguments.add:
         results.runs, results.steady, results.sides, results.missing = {}, {}, {}, {}
-    sides = installed(results)
+    sides = installed(results, measured)
     connections = (AIMED_AT,) if arguments.quick else CONNECTIONS
     for number in range(1 if arguments.quick else arguments.rounds):
         for side in sides:
@@ -133,12 +134,13 @@ def speeds(results: Results, arguments: argparse.Namespace, seconds: int) -> Non
                 save(results)
 
 
-def installed(results: Results) -> list[Side]:
-    """The sides that can be measured, modelserve first; why others cannot goes to the results."""
+def installed(results: Results, measured: str) -> list[Side]:
+    """The sides that can be measured, modelserve (of the version ``measured``) first; why others cannot goes to the
+    results."""
     base = f"http://127.0.0.1:{cluster.port()}"
     ours = Side(OURS, OURS, echo=f"{base}/echo", embed=f"{base}/embed", settings=f"as shipped{_batches()}")
     sides = [ours]
-    results.sides[OURS] = (version(), ours.settings)
+    results.sides[OURS] = (measured, ours.settings)
     for side in peers.PEERS:
         try:
             results.sides[side.title] = (peers.install(side), side.settings)
@@ -259,7 +261,8 @@ def machine() -> list[str]:
 
 
 def second_run(scratch: Path) -> Row:
-    """The row of a `site.yml` with nothing to do."""
+    """The row of a `site.yml` with nothing to do: the second of two."""
+    cluster.playbook("site.yml", "-e", f"modelserve_project={scratch}")
     started = time.monotonic()
     recap = cluster.playbook("site.yml", "-e", f"modelserve_project={scratch}").strip().splitlines()[-1]
     changed = recap.split("changed=")[1].split()[0]
