@@ -40,6 +40,7 @@ lint: venv-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=files $(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/yamllint -s .
 	$(BIN)/shellcheck scripts/*.sh scripts/modelserve files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q

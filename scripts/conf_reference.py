@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from modelserve.conf import Section, Server
+from modelserve.config.section import Section, Server
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 

@@ -12,7 +12,7 @@ A package's ``backend.py`` needs one name from here::
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelserve.backend import AlgoBackend
+    from modelserve.replica.backend import AlgoBackend
 
 __version__ = "0.1.0"
 __all__ = ["AlgoBackend", "__version__"]
@@ -21,7 +21,7 @@ __all__ = ["AlgoBackend", "__version__"]
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: the command line starts without the web framework, and runs where it is not installed.
     if name == "AlgoBackend":
-        from modelserve.backend import AlgoBackend
+        from modelserve.replica.backend import AlgoBackend
 
         return AlgoBackend
     raise AttributeError(f"module 'modelserve' has no attribute {name!r}")

@@ -46,7 +46,7 @@ class Settings(BaseModel):
         gateway_names: host names and addresses that clients call, for its certificate.
         site_certificate: whether it shows the site's own certificate.
         gateway_keys: whether clients need a key.
-        keys: those the inventory names (:class:`modelserve.keys.Key`).
+        keys: those the inventory names (:class:`modelserve.security.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
         key_at_once: requests at the same time, likewise.
         max_body: the longest request body, in bytes.

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from modelserve import pull, store_server
 from modelserve.settings import Settings
+from modelserve.store import rsync_server, sync
 
 # The same examples on every run, and no failure because a machine is slow.
 hypothesis.settings.register_profile("unit", deadline=None, derandomize=True)
@@ -104,7 +104,7 @@ class StoreServer:
 
     @property
     def url(self) -> str:
-        return f"rsync://{store_server.USER}@127.0.0.1:{self.port}/{store_server.MODULE}"
+        return f"rsync://{rsync_server.USER}@127.0.0.1:{self.port}/{rsync_server.MODULE}"
 
     def start(self) -> None:
         """Serve; returns when the daemon accepts connections."""
@@ -116,9 +116,9 @@ class StoreServer:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "execvp", become)
-            patch.setattr(store_server, "PORT", self.port)
-            patch.setattr(store_server, "RUNTIME", self._runtime)
-            store_server.run(Settings(home=self.home))
+            patch.setattr(rsync_server, "PORT", self.port)
+            patch.setattr(rsync_server, "RUNTIME", self._runtime)
+            rsync_server.run(Settings(home=self.home))
         assert self._process is not None
         deadline = time.monotonic() + 20
         while True:
@@ -145,7 +145,7 @@ def store_server_of_head(tmp_path: Path, closed_port: int, monkeypatch: pytest.M
     (home / "secrets" / "ray_token").write_text("0123abcd\n")
     (home / "store").mkdir()
     runtime.mkdir()
-    monkeypatch.setattr(pull, "PORT", closed_port)
+    monkeypatch.setattr(sync, "PORT", closed_port)
     server = StoreServer(home, runtime, closed_port)
     server.start()
     yield server

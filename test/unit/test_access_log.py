@@ -6,14 +6,14 @@ import logging
 from typing import Any
 
 import pytest
-from modelserve import access_log
+from modelserve.replica import ray_compat
 
 
 @pytest.fixture
 def logger() -> logging.Logger:
     logger = logging.Logger("ray.serve", logging.INFO)
-    access_log.spare(logger)
-    access_log.spare(logger)  # a second algorithm in one process changes nothing
+    ray_compat.spare(logger)
+    ray_compat.spare(logger)  # a second algorithm in one process changes nothing
     return logger
 
 

@@ -19,14 +19,15 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelserve import author, conf, logs, project, scaffold
-from modelserve.cli import main
+from modelserve.author import logs, scaffold, trial
+from modelserve.author.benchmark import measure
+from modelserve.author.logs import MAX_LINES, Line, Logs
+from modelserve.cli.main import main
+from modelserve.config import parser, project
 from modelserve.errors import UserError
-from modelserve.load import measure
-from modelserve.local import Local, application, listen
-from modelserve.logs import MAX_LINES, Line, Logs
+from modelserve.replica.local_server import Local, application, listen
+from modelserve.replica.try_once import try_once
 from modelserve.settings import Settings
-from modelserve.trial import try_once
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -61,11 +62,11 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
 ) -> None:
     assert main(["new", name, "--project", str(root)]) == 0
     assert f"algopkg/{name}" in capsys.readouterr().out
-    parsed, _ = conf.load(root / "conf.ini")
+    parsed, _ = parser.load(root / "conf.ini")
     (section,) = parsed.sections
     assert (section.name, section.route) == (name, route)
     assert project.check(parsed, root / "algopkg", []) == []
-    tried = author.trial(Settings(home=root), name)
+    tried = trial.trial(Settings(home=root), name)
     result = try_once(tried.app(), tried.section.warmup or {})
     assert result["answer"]["result"] == {"length": 12, "vowels": 4}
 
@@ -93,13 +94,13 @@ def test_a_section_is_added_after_whatever_conf_ini_has_in_any_locale(root: Path
     before = f"\ufeff# größe{end or chr(10)}[MODEL SERVE]{end or chr(10)}port = 666{end}".encode()
     file.write_bytes(before)
     # A process of its own: Python takes the locale at its start.
-    source = str(Path(scaffold.__file__).parents[1])
+    source = str(Path(scaffold.__file__).parents[2])
     variables = {"PYTHONPATH": source, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "modelserve", "new", "Face", "--project", str(root)]
     run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert file.read_bytes().startswith(before) and (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
-    assert [section.name for section in conf.load(file)[0].sections] == ["Face"]
+    assert [section.name for section in parser.load(file)[0].sections] == ["Face"]
 
 
 def test_a_conf_ini_that_is_not_utf_8_is_an_error_line(root: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_conf_ini_that_is_not_utf_8_is_an_error_line(root: Path) -> None:
     with pytest.raises(UserError, match="not UTF-8"):
         scaffold.make(root, "Other")
     with pytest.raises(UserError, match="not UTF-8"):
-        author.trial(Settings(home=root), "Face")
+        trial.trial(Settings(home=root), "Face")
     assert not (root / "algopkg/Other").exists()
 
 
@@ -126,26 +127,26 @@ def test_what_is_tried_is_the_section_unless_options_say_otherwise(root: Path) -
     text = (root / "conf.ini").read_text() + "model = a.bin\nenv.THREADS = 2\n"
     (root / "conf.ini").write_text(text)
     settings = Settings(home=root)
-    tried = author.trial(settings, "Face")
+    tried = trial.trial(settings, "Face")
     assert tried.app()["models"] == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
-    other = author.trial(settings, "Face", backend="Other", model="")
+    other = trial.trial(settings, "Face", backend="Other", model="")
     assert (other.section.backend, other.section.model, other.section.route) == ("Other", (), "face")
     with pytest.raises(UserError, match="has no class 'Missing'"):
-        author.trial(settings, "Face", backend="Missing")
+        trial.trial(settings, "Face", backend="Missing")
     with pytest.raises(UserError, match="--model: 'x/y' is a path"):
-        author.trial(settings, "Face", model="x/y")
+        trial.trial(settings, "Face", model="x/y")
 
 
 def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
     scaffold.make(root, "Face")
     (root / "conf.ini").write_text(CONF)
-    assert author.trial(Settings(home=root), "Face").section.backend == "Face"
+    assert trial.trial(Settings(home=root), "Face").section.backend == "Face"
     with (root / "algopkg/Face/backend.py").open("a") as stream:
         stream.write("\n\nclass Other: ...\n")
     with pytest.raises(UserError, match=r"2 classes: Face, Other.*--backend"):
-        author.trial(Settings(home=root), "Face")
+        trial.trial(Settings(home=root), "Face")
     with pytest.raises(UserError, match="there is no package algopkg/Missing"):
-        author.trial(Settings(home=root), "Missing")
+        trial.trial(Settings(home=root), "Missing")
 
 
 async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}') -> tuple[int, bytes]:
@@ -164,7 +165,7 @@ async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"t
 
 def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> None:
     scaffold.make(root, "Face")
-    tried = author.trial(Settings(home=root), "Face")
+    tried = trial.trial(Settings(home=root), "Face")
 
     async def serve() -> None:
         local = await application(tried.app(), tried.config(), "/face")
@@ -191,7 +192,7 @@ def test_a_package_is_tried_with_its_section_s_batches_and_patience(root: Path, 
     )
     with (root / "conf.ini").open("a") as stream:
         stream.write("batch_size = 3\nbatch_wait = 5\nrequest_timeout = 7\n")
-    tried = author.trial(Settings(home=root), "Face")
+    tried = trial.trial(Settings(home=root), "Face")
 
     async def serve(config: dict[str, Any]) -> tuple[list[int], int]:
         local = await application(tried.app(), {**config, "warmup": None}, "/face")
@@ -213,10 +214,10 @@ def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> 
 @pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="no uvicorn here; every environment has it")
 def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: int) -> None:
     scaffold.make(root, "Face")
-    tried = author.trial(Settings(home=root), "Face")
+    tried = trial.trial(Settings(home=root), "Face")
     question = {"app": tried.app(), "config": tried.config(), "port": closed_port, "route": "/face"}
-    command = [sys.executable, "-m", "modelserve.local", json.dumps(question)]
-    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    command = [sys.executable, "-m", "modelserve.replica.local_server", json.dumps(question)]
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -238,13 +239,13 @@ def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: 
 SHELL = """
 import sys
 from pathlib import Path
-from modelserve import author
-from modelserve.env import Environment
+from modelserve.author import trial
+from modelserve.environments.build import Environment
 from modelserve.settings import Settings
 
 root = Path(sys.argv[1])
-author.environment_of = lambda *_: Environment("Face", root / "environment", "")  # one is built in the image alone
-author.shell(Settings(home=root), "Face", None, 'echo "$THREADS $PWD $PYTHONPATH $CONDA_PREFIX ${PATH%%:*}"', print)
+trial.environment_of = lambda *_: Environment("Face", root / "environment", "")  # one is built in the image alone
+trial.shell(Settings(home=root), "Face", None, 'echo "$THREADS $PWD $PYTHONPATH $CONDA_PREFIX ${PATH%%:*}"', print)
 """
 
 
@@ -252,7 +253,7 @@ def test_a_shell_has_the_package_its_environment_and_its_section_s_variables(roo
     scaffold.make(root, "Face")
     with (root / "conf.ini").open("a") as stream:
         stream.write("env.THREADS = 2\n")
-    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     run = subprocess.run([sys.executable, "-c", SHELL, root], env=variables, capture_output=True, text=True, check=True)
     package, environment = root / "algopkg/Face", root / "environment"
     assert run.stdout.split() == ["2", str(package), str(package), str(environment), f"{environment}/bin"]
@@ -262,7 +263,7 @@ def test_a_shell_has_the_package_its_environment_and_its_section_s_variables(roo
 def test_a_shell_is_opened_in_a_package_alone(root: Path, name: str) -> None:
     scaffold.make(root, "Face")
     with pytest.raises(UserError, match="there is no package"):
-        author.shell(Settings(home=root), name, None, "true", print)
+        trial.shell(Settings(home=root), name, None, "true", print)
 
 
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
@@ -287,7 +288,7 @@ def test_an_answer_that_says_it_failed_is_a_failure(site: Site) -> None:
 # Whoever runs the tests in the background has interrupts ignored, and so would the program.
 INTERRUPTED = """
 import signal, sys
-from modelserve.load import measure
+from modelserve.author.benchmark import measure
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
@@ -297,7 +298,7 @@ measure(sys.argv[1], "POST", {}, 4, 60)
 
 def test_a_load_that_is_interrupted_ends(site: Site) -> None:
     site.answers["/echo"] = (200, b"{}")
-    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[1])}
+    variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     command = [sys.executable, "-c", INTERRUPTED, f"{site.url}/echo"]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -443,7 +444,7 @@ def test_logs_of_what_is_not_served_name_what_is(site: Site) -> None:
 def test_an_output_that_is_read_no_further_is_no_traceback(site: Site, tmp_path: Path) -> None:
     settings = serving(site, abc=[logged(1, "x" * 200)] * 1000)
     (tmp_path / "settings.json").write_text(json.dumps({"dashboard_url": settings.dashboard_url}))
-    variables = {"PYTHONPATH": str(Path(scaffold.__file__).parents[1]), "MODELSERVE_HOME": str(tmp_path)}
+    variables = {"PYTHONPATH": str(Path(scaffold.__file__).parents[2]), "MODELSERVE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "modelserve", "logs", "Echo", "--lines", "1000"]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

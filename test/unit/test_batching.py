@@ -12,7 +12,7 @@ import modelserve
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelserve.serving import json_request
+from modelserve.replica.deployment import json_request
 
 
 class Tenfold(modelserve.AlgoBackend):

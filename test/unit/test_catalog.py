@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import uvicorn
-from modelserve import catalog as catalog_module
-from modelserve import catalog_app
-from modelserve.catalog import Catalog, judge
+from modelserve.catalog import app
+from modelserve.catalog import readiness as catalog_module
+from modelserve.catalog.readiness import Catalog, judge
 from modelserve.errors import UserError
 from modelserve.settings import Settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -63,7 +63,7 @@ class World:
         ui = home / "ui"
         ui.mkdir()
         (ui / "swagger-ui.css").write_text("body {}")
-        self.app = catalog_app.application(Catalog(self.settings), ui)
+        self.app = app.application(Catalog(self.settings), ui)
         self.client: httpx.Client
 
     def serve(self, *names: str) -> None:
@@ -309,6 +309,6 @@ def test_the_page_is_there_and_may_run_its_own_scripts_alone(world: World) -> No
 
 
 def test_a_catalog_that_is_not_there_is_not_healthy(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_app, "PORT", closed_port)
+    monkeypatch.setattr(app, "PORT", closed_port)
     with pytest.raises(UserError, match="does not answer"):
-        catalog_app.health()
+        app.health()

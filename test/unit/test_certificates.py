@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from modelserve import certificates
 from modelserve.errors import UserError
+from modelserve.security import certificates
 from modelserve.settings import Settings
 
 

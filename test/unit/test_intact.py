@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from modelserve import hashing, intact
+from modelserve import hashing
+from modelserve.store import integrity
 
 SHA256 = hashlib.sha256(b"weights").hexdigest()
 
@@ -30,51 +31,51 @@ def test_the_content_is_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch
         return of_file(path)
 
     monkeypatch.setattr(hashing, "of_file", counted)
-    assert [intact.is_intact(model) for _ in range(3)] == [True] * 3
+    assert [integrity.is_intact(model) for _ in range(3)] == [True] * 3
     assert hashed == [model]
     os.utime(model)
-    assert intact.is_intact(model) and intact.is_intact(model)
+    assert integrity.is_intact(model) and integrity.is_intact(model)
     assert hashed == [model, model]
 
 
 def test_what_was_written_to_is_noticed_however_alike_it_looks(model: Path) -> None:
-    assert intact.is_intact(model)
+    assert integrity.is_intact(model)
     times = model.stat()
     with model.open("r+b") as stream:
         stream.write(b"W")
     os.utime(model, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert model.stat().st_mtime_ns == times.st_mtime_ns and model.stat().st_size == times.st_size
-    assert not intact.is_intact(model)
+    assert not integrity.is_intact(model)
     with pytest.raises(ValueError, match=f"not the one that was deployed.*not {SHA256}.*Deploy again"):
-        intact.require(str(model))
+        integrity.require(str(model))
 
 
 def test_what_was_put_in_its_place_is_noticed(model: Path) -> None:
-    assert intact.is_intact(model)
+    assert integrity.is_intact(model)
     other = model.with_name("other")
     other.write_bytes(b"Weights")
     other.replace(model)
-    assert not intact.is_intact(model)
+    assert not integrity.is_intact(model)
 
 
 def test_a_moved_store_is_believed_after_a_look_at_its_content(model: Path, tmp_path: Path) -> None:
-    assert intact.is_intact(model)
+    assert integrity.is_intact(model)
     shutil.copytree(tmp_path / "store", tmp_path / "restored" / "store")
-    assert intact.is_intact(tmp_path / "restored" / model.relative_to(tmp_path))
+    assert integrity.is_intact(tmp_path / "restored" / model.relative_to(tmp_path))
 
 
 def test_a_damaged_seal_counts_as_none(model: Path) -> None:
     model.with_name(".net.onnx.seal").write_text("[")
-    intact.require(str(model))
+    integrity.require(str(model))
     model.write_bytes(b"other")
-    assert not intact.is_intact(model)
+    assert not integrity.is_intact(model)
 
 
 def test_a_model_that_is_gone_is_named(model: Path) -> None:
     model.unlink()
     with pytest.raises(ValueError, match="it is gone"):
-        intact.require(str(model))
+        integrity.require(str(model))
 
 
 def test_files_outside_a_store_are_nobodys_promise(tmp_path: Path) -> None:
-    intact.require(str(tmp_path / "Model_ZOO" / "net.onnx"))
+    integrity.require(str(tmp_path / "Model_ZOO" / "net.onnx"))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from modelserve import certificates, keeper
+from modelserve.config.routes import Served
 from modelserve.errors import UserError
-from modelserve.gateway import Gateway
-from modelserve.routes import Served
+from modelserve.gateway import sync_agent
+from modelserve.gateway.gateway import Gateway
+from modelserve.security import certificates
 from modelserve.settings import Settings
 
 
@@ -23,7 +24,7 @@ def test_a_hindrance_is_said_once_until_it_is_gone(capsys: pytest.CaptureFixture
             raise result
         return result
 
-    keeper.repeat(look, 0, times=5)
+    sync_agent.repeat(look, 0, times=5)
     assert capsys.readouterr().out.splitlines() == ["off", "the gateway has a new configuration", "off"]
 
 

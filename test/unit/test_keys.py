@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from modelserve.errors import UserError
-from modelserve.keys import Key, Keys, digest, table
+from modelserve.security.keys import Key, Keys, digest, table
 from modelserve.settings import Settings
 
 

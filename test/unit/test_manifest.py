@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from modelserve.conf import Section
+from modelserve.config.section import Section
 from modelserve.errors import UserError
-from modelserve.manifest import NAME, Content, Manifest, Versions, contents, paths_of
-from modelserve.serve_config import application
-from modelserve.store import Store
+from modelserve.serve.application import application
+from modelserve.store.manifest import NAME, Content, Manifest, Versions, contents, paths_of
+from modelserve.store.store import Store
 
 
 @pytest.fixture

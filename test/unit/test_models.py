@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from modelserve import hashing, models
+from modelserve import hashing
 from modelserve.errors import UserError
+from modelserve.models import zoo as models
 
 if TYPE_CHECKING:
     from conftest import Site

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import modelserve
 import pytest
-from modelserve import node
+from modelserve.cluster import node
 from modelserve.errors import UserError
-from modelserve.manifest import NAME, Manifest, Versions, contents
 from modelserve.settings import Settings
-from modelserve.store import Store
+from modelserve.store.manifest import NAME, Manifest, Versions, contents
+from modelserve.store.store import Store
 
 if TYPE_CHECKING:
     from conftest import Site, StoreServer
@@ -98,11 +98,11 @@ class Container:
         self._root = root
         root.mkdir()
         (root / "sitecustomize.py").write_text(
-            "import modelserve.store_server\n"
-            f"modelserve.store_server.PORT = {store_port}\n"
-            "import modelserve.node\n"
-            f"modelserve.node.PORTS['dashboard-agent-listen-port'] = {raylet_port}\n"
-            "modelserve.node.RETRY_S = 0.2\n"
+            "import modelserve.store.rsync_server\n"
+            f"modelserve.store.rsync_server.PORT = {store_port}\n"
+            "import modelserve.cluster.node\n"
+            f"modelserve.cluster.node.PORTS['dashboard-agent-listen-port'] = {raylet_port}\n"
+            "modelserve.cluster.node.RETRY_S = 0.2\n"
         )
         self._environment = {
             "PATH": f"{root}:/usr/bin:/bin",

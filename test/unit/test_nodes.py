@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelserve import nodes
-from modelserve.conf import Section
+from modelserve.cluster import nodes
+from modelserve.cluster.nodes import Nodes, amounts, fits, matches, no_room
+from modelserve.config.section import Section
 from modelserve.errors import UserError
-from modelserve.node import HEAD_PORTS, NAME_LABEL
-from modelserve.nodes import Nodes, amounts, fits, matches, no_room
-from modelserve.serve_config import application
+from modelserve.ports import HEAD_PORTS
+from modelserve.serve.api import NAME_LABEL
+from modelserve.serve.application import application
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from modelserve.openapi import UNTYPED, Algorithm, document, hoisted
-from modelserve.routes import ALGORITHM_HEADER
-from modelserve.schema import Types
+from modelserve.catalog.openapi import UNTYPED, Algorithm, document, hoisted
+from modelserve.config.routes import ALGORITHM_HEADER
+from modelserve.replica.types import Types
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel, Field

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelserve.conf import METHODS, Section
-from modelserve.plan import compare
-from modelserve.routes import Served, Share
-from modelserve.serve_config import application
+from modelserve.config.routes import Served, Share
+from modelserve.config.section import METHODS, Section
+from modelserve.deploy.plan import compare
+from modelserve.serve.application import application
 
 # The gateway as it is in most of these: it knows no algorithm, so that none moves.
 HERE = Served(port=666)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from modelserve import conf, project
+from modelserve.config import parser, project
 from modelserve.errors import Problem
 
 BACKEND = "class Echo:\n    pass\n"
@@ -20,7 +20,7 @@ def algopkg(tmp_path: Path) -> Path:
 
 def check(algopkg: Path, name: str = "Echo", backend: str = "Echo", model: str = "") -> list[Problem]:
     text = f"[MODEL SERVE]\n[algopkg.{name}]\nbackend = {backend}\nmodel = {model}\nroute = r\n"
-    return project.check(conf.parse(text), algopkg, ["words.json", "net.onnx"], "my.ini")
+    return project.check(parser.parse(text), algopkg, ["words.json", "net.onnx"], "my.ini")
 
 
 def test_a_project_that_has_everything_has_no_problem(algopkg: Path) -> None:

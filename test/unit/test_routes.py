@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelserve.conf import parse
+from modelserve.config.parser import parse
+from modelserve.config.routes import Served, Share, prefix_of, routes_of
 from modelserve.errors import UserError
-from modelserve.routes import Served, Share, prefix_of, routes_of
 
 
 def conf(*sections: str) -> str:

@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 import pytest
-from modelserve.schema import InvalidInput, Types
+from modelserve.replica.types import InvalidInput, Types
 from pydantic import BaseModel, Field
 
 if typing.TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modelserve.conf import Section
-from modelserve.serve_config import application, document
-from modelserve.serving import AppArgs
+from modelserve.config.section import Section
+from modelserve.replica.deployment import AppArgs
+from modelserve.serve.application import application, document
 
 
 def app(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modelserve.serving import Algorithm, AppArgs, Backend, json_request, load_class, model_path
-from modelserve.trial import main as trial
+from modelserve.replica.deployment import Algorithm, AppArgs, Backend, json_request, load_class, model_path
+from modelserve.replica.try_once import main as trial
 from starlette.responses import Response
 
 SHORT = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelserve.plan import Change, Difference, Plan
-from modelserve.show import plan_text, status_table
+from modelserve.cli.output import plan_text, status_table
+from modelserve.deploy.plan import Change, Difference, Plan
 
 
 def row(**values: Any) -> dict[str, Any]:

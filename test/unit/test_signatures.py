@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from model_signing import hashing as signed_hashing
 from model_signing import signing
-from modelserve import hashing, models
+from modelserve import hashing
 from modelserve.errors import Problem, UserError
+from modelserve.models import zoo as models
 
 FILES = {"net.onnx": b"weights" * 1000, "words.json": b"{}"}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from modelserve import hashing
 from modelserve.errors import UserError
-from modelserve.store import Store, write_atomically
+from modelserve.store.store import Store
+from modelserve.util.files import write_atomically
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The catalog of what is served: readiness, schemas, the OpenAPI document and its page."""

@@ -1,0 +1,1 @@
+"""Nodes: start Ray on one, join it to the cluster, list, drain and deregister them."""

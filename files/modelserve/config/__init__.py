@@ -1,0 +1,1 @@
+"""conf.ini: read, check and hold what it says; no Ray, no network."""

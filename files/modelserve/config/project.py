@@ -1,0 +1,99 @@
+"""Checks a conf.ini against what lies beside it: the packages in algopkg/ and the files in Model_ZOO/."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from modelserve.config.parser import SECTION_PREFIX
+from modelserve.config.section import Conf, Section
+from modelserve.errors import Problem, UserError
+
+
+def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.ini") -> list[Problem]:
+    """Find what conf.ini names and the project lacks.
+
+    Args:
+        conf: the configuration.
+        algopkg: the directory of packages.
+        models: names of the model files there are, or will be.
+        file: conf.ini's name in messages.
+
+    Returns:
+        Every problem, empty when there is none.
+    """
+    available = sorted(models)
+    problems: list[Problem] = []
+    for section in conf.sections:
+        problems += _check_package(section, algopkg, file)
+        for model in section.model:
+            if model not in available:
+                near = difflib.get_close_matches(model, available, n=1)
+                fix = f"Did you mean '{near[0]}'?" if near else "Put it there, or describe it in Model_ZOO/models.yml"
+                problems.append(
+                    Problem(f"'{model}' is not in Model_ZOO", fix, file, SECTION_PREFIX + section.name, "model")
+                )
+    return problems
+
+
+def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
+    title = SECTION_PREFIX + section.name
+    directory = algopkg / section.name
+    if not directory.is_dir():
+        packages = sorted(path.name for path in algopkg.glob("*") if (path / "backend.py").is_file())
+        near = difflib.get_close_matches(section.name, packages, n=1)
+        fix = f"Did you mean [algopkg.{near[0]}]?" if near else f"Packages there: {', '.join(packages) or 'none'}"
+        return [Problem(f"there is no package algopkg/{section.name}", fix, file, title)]
+    source = directory / "backend.py"
+    if not source.is_file():
+        return [
+            Problem(f"algopkg/{section.name}/backend.py is missing", "The file's name is fixed: create it", file, title)
+        ]
+    try:
+        names = _top_level_names(source.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        return [Problem(f"does not parse:{line} {text}", "Correct it", f"algopkg/{section.name}/backend.py")]
+    if section.backend in names or "*" in names:
+        return []
+    classes = [name for name, is_class in names.items() if is_class]
+    near = difflib.get_close_matches(section.backend, classes, n=1)
+    fix = f"Did you mean '{near[0]}'?" if near else f"Classes there: {', '.join(classes) or 'none'}"
+    message = f"algopkg/{section.name}/backend.py has no class '{section.backend}'"
+    return [Problem(message, fix, file, title, "backend")]
+
+
+def classes_of(package: Path) -> list[str]:
+    """The names of the classes that a package's ``backend.py`` defines, those that begin with ``_`` left out.
+
+    Raises:
+        UserError: there is no such file, or it does not parse.
+    """
+    source = package / "backend.py"
+    try:
+        names = _top_level_names(source.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{source} is missing", "The file's name is fixed: create it") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(Problem(f"does not parse: {error}", "Correct it", str(source))) from None
+    return sorted(name for name, is_class in names.items() if is_class and not name.startswith("_"))
+
+
+def _top_level_names(source: bytes) -> dict[str, bool]:
+    """Names a module defines, and whether each is written as a class; ``*`` when it imports everything of another."""
+    names: dict[str, bool] = {}
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)  # under "if" and "try" too, but not inside classes and functions
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = True
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update({(alias.asname or alias.name): False for alias in node.names})
+        elif isinstance(node, ast.Assign):
+            names.update({target.id: False for target in node.targets if isinstance(target, ast.Name)})
+    return names

@@ -1,0 +1,192 @@
+"""A section of conf.ini and the whole of it, as checked values."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from modelserve.config import values
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# Paths that Ray Serve ("-") or the gateway answer themselves.
+RESERVED_ROUTES = ("-", "healthz", "readyz", "docs", "openapi.json", "metrics")
+
+
+class Server(BaseModel):
+    """The section ``[MODEL SERVE]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(666, ge=1, le=65535, description="The HTTP port clients call.")
+
+
+class Section(BaseModel):
+    """A section ``[algopkg.<Name>]``: one algorithm, served as one Ray Serve application."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(exclude=True)
+    backend: str = Field(description="The class in `algopkg/<Name>/backend.py`.")
+    model: tuple[str, ...] = Field((), description="File names in `Model_ZOO`, comma separated; may be empty.")
+    replicas: int = Field(
+        1, ge=1, le=1000, description="Replicas running in parallel; beside `max_replicas`, how many a deploy starts."
+    )
+    max_replicas: int | None = Field(
+        None, ge=1, le=1000, description="Turns autoscaling on: as many replicas as the load asks for, up to this."
+    )
+    min_replicas: int = Field(
+        1, ge=0, le=1000, description="With `max_replicas`: never fewer. 0 stops the last one when nobody asks."
+    )
+    target_ongoing_requests: float = Field(
+        2, gt=0, allow_inf_nan=False, description="With `max_replicas`: requests per replica that the scaling aims at."
+    )
+    gpu_cost: float = Field(
+        0, ge=0, allow_inf_nan=False, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs."
+    )
+    cpu_cost: float = Field(
+        0, ge=0, allow_inf_nan=False, description="CPU cores reserved per replica; 0 reserves none."
+    )
+    memory: int = Field(
+        0,
+        ge=0,
+        le=2**50,
+        description="Memory reserved per replica: `512MiB`, `2GiB`, `1GB`, or bytes; 0 reserves none.",
+    )
+    labels: dict[str, str] = Field(
+        {}, description="Hosts it may run on: `key=value, ...`; `modelserve.node=!worker_1` is every other host."
+    )
+    route: str = Field(description="Answers at `http://<head>:<port>/<route>`.")
+    weight: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Of sections with the same `route`: this one's share of the requests. Empty: what is left of 100.",
+    )
+    method: tuple[str, ...] = Field(
+        ("GET",), description="HTTP methods, comma separated; parameters are the JSON body."
+    )
+    warmup: dict[str, Any] | None = Field(
+        None, description="A JSON request asked of each new replica before it takes traffic, and by the smoke test."
+    )
+    user_config: Any = Field(None, description="JSON given to the class's `reconfigure`; a change restarts nothing.")
+    max_ongoing_requests: int = Field(
+        100, ge=1, le=1_000_000, description="Requests a replica holds at the same time; more wait in its queue."
+    )
+    max_queued_requests: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests that queue per replica; more get 429 at once. Empty: no limit."
+    )
+    request_timeout: float | None = Field(
+        None, gt=0, le=86400, description="Seconds a replica has for a request before it answers 504. Empty: no limit."
+    )
+    batch_size: int = Field(
+        1, ge=1, le=100_000, description="Requests given to `_model_inference_batch` at once, at most."
+    )
+    batch_wait: float = Field(
+        0.01, ge=0, le=60, description="With `batch_size`: seconds the first request waits for others, at most."
+    )
+    env: dict[str, str] = Field(
+        {}, title="env.<NAME>", description="The environment variable `<NAME>` of the replicas."
+    )
+    update: Literal["rolling", "recreate"] = Field(
+        "rolling",
+        description="`rolling` starts new replicas before old ones stop; `recreate` stops first: no spare GPU needed.",
+    )
+    enabled: bool = Field(True, description="`false`: checked, but served no more than if it were commented out.")
+
+    @field_validator("max_replicas", "max_queued_requests", "request_timeout", "weight", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value  # so that a section can lift what [DEFAULTS] sets
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        return values.bytes_of(value) if isinstance(value, str) else value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: Any) -> Any:
+        return values.labels_of(value) if isinstance(value, str) else value
+
+    @field_validator("model", "method", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("warmup", "user_config", mode="before")
+    @classmethod
+    def _json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"is not JSON: {error} (a blank and '#' or ';' begin a comment)") from None
+
+    @field_validator("backend")
+    @classmethod
+    def _identifier(cls, value: str) -> str:
+        if not value.isidentifier():
+            raise ValueError(f"'{value}' is not the name of a class")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _plain_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if "/" in name or name in (".", ".."):
+                raise ValueError(f"'{name}' is a path; give the file name in Model_ZOO alone")
+        if len(set(value)) < len(value):
+            raise ValueError("names a file twice")
+        return value
+
+    @field_validator("gpu_cost")
+    @classmethod
+    def _whole_or_fraction(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of GPUs")
+        return value
+
+    @field_validator("route")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        route = value.strip("/")
+        if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", route) or {".", ".."} & set(route.split("/")):
+            raise ValueError(f"'{value}' is not a path of letters, digits, '.', '_', '~', '-' and '/'")
+        if route.split("/")[0] in RESERVED_ROUTES:
+            raise ValueError(f"'{route.split('/')[0]}' is answered by the server itself")
+        return route
+
+    @field_validator("method")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        methods = tuple(sorted({method.upper() for method in value}))
+        unknown = [method for method in methods if method not in METHODS]
+        if not methods:
+            raise ValueError("names no method; leave the key out for GET")
+        if unknown:
+            raise ValueError(f"'{', '.join(unknown)}' is not one of {', '.join(METHODS)}")
+        return methods
+
+
+class Conf(BaseModel):
+    """A whole conf.ini.
+
+    Attributes:
+        port: the HTTP port clients call.
+        sections: the algorithms that are enabled, in the file's order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    port: int
+    sections: tuple[Section, ...]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")

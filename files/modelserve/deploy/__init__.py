@@ -1,0 +1,1 @@
+"""Make the cluster serve what conf.ini says: plan, rollout, releases and rollback."""

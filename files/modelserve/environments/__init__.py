@@ -1,0 +1,1 @@
+"""Conda environments of algorithms: resolve, build and fill them."""

@@ -1,0 +1,1 @@
+"""The gateway: HAProxy's configuration, the running HAProxy, and gateways on other hosts."""

@@ -1,0 +1,1 @@
+"""Model files: what models.yml says of them, where they come from, and their signatures."""

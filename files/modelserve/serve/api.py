@@ -1,0 +1,124 @@
+"""Talks to Ray's REST API on the head: what is served, and what shall be."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from modelserve.errors import Problem, UserError
+from modelserve.settings import Settings
+
+TIMEOUT_S = 60
+NAME_LABEL = "modelserve.node"  # the label of a Ray node that holds its inventory name
+# No proxy: Ray is on this machine, whatever the environment says of the outside.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class RayAPI:
+    """The dashboard's REST API (``/api/serve/applications/``, Ray 2.60), with the cluster's token."""
+
+    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._url = settings.dashboard_url.rstrip("/")
+        self._serve_port = settings.serve_port
+        self._token_file = settings.token_file
+
+    def serve_details(self) -> dict[str, Any]:
+        """What Serve runs: a ``ServeInstanceDetails`` document, with ``applications`` by name."""
+        try:
+            details: dict[str, Any] = json.loads(self._request("GET", "/api/serve/applications/"))
+        except ValueError:
+            raise UserError(f"what answers at {self._url} is not Ray", "Stop the program that has its port") from None
+        return details
+
+    def put_applications(self, config: dict[str, Any]) -> None:
+        """Make ``config``, a ``ServeDeploySchema`` document, the whole of what Serve runs. Returns before it does."""
+        self._request("PUT", "/api/serve/applications/", config)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, the head's first: ``NodeState`` of Ray's state API, each with its ``name``
+        in the inventory."""
+        alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+        answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
+        nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        nodes = [{**node, "name": node["labels"].get(NAME_LABEL, node["node_ip"])} for node in nodes]
+        return sorted(nodes, key=lambda node: (not node["is_head_node"], node["name"]))
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What is reserved, by node id and kind of resource (``GPU``, ``CPU``, ``memory`` in bytes)."""
+        answer = json.loads(self._request("GET", "/api/cluster_status"))
+        report = answer["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"]
+        return {node: {kind: used for kind, (used, _) in kinds.items()} for node, kinds in report.items()}
+
+    def log_lines(self, node_id: str, file: str, lines: int) -> list[str]:
+        """The last lines of a log file on a node, its name being relative to Ray's directory of logs.
+
+        None of a file that is not there (a replica that just starts has none) or whose node is going.
+        """
+        query = urllib.parse.urlencode({"node_id": node_id, "filename": file, "lines": lines})
+        try:
+            text = self._request("GET", f"/api/v0/logs/file?{query}")
+        except UserError as error:
+            # Ray answers 500 to all that goes wrong here; its words alone tell.
+            if any(words in str(error) for words in ("A file is not found", f"Agent for node id: {node_id}")):
+                return []
+            raise
+        # Not splitlines: it splits at characters that JSON leaves as they are within a line.
+        return [line for line in text.decode(errors="replace").split("\n") if line]
+
+    def log_files(self, node_id: str, pattern: str) -> list[str]:
+        """The log files of a node that fit a pattern (``*`` stands for anything but ``/``)."""
+        query = urllib.parse.urlencode({"node_id": node_id, "glob": pattern})
+        answer = json.loads(self._request("GET", f"/api/v0/logs?{query}"))
+        return sorted(file for files in answer["data"]["result"].values() for file in files)
+
+    def ingress_answers(self, route: str) -> bool:
+        """Whether Serve's ingress on this machine has replicas behind a route.
+
+        Asked with a method that no algorithm has: its replica refuses it, the ingress alone says 404.
+        """
+        request = urllib.request.Request(f"http://127.0.0.1:{self._serve_port}{route}", method="OPTIONS")
+        try:
+            _OPENER.open(request, timeout=self._timeout_s).close()
+        except urllib.error.HTTPError as error:
+            return error.code == 405
+        except OSError:
+            return False
+        return True
+
+    def _request(self, method: str, path: str, body: Any = None) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        token = _read_token(self._token_file)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, headers, method=method)
+        try:
+            with _OPENER.open(request, timeout=self._timeout_s) as response:
+                content: bytes = response.read()
+                return content
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace").strip()
+            if error.code in (401, 403):
+                fix = "Run site.yml: it gives every node the same token"
+                raise UserError(
+                    Problem(f"Ray refuses the cluster's token ({error.code})", fix, str(self._token_file))
+                ) from None
+            raise UserError(f"Ray answered {method} {path} with {error.code}: {text[-2000:]}") from None
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise UserError(
+                f"the Ray head does not answer at {self._url} ({reason})",
+                "See 'docker ps' and 'docker logs modelserve_head'; site.yml starts it",
+            ) from None
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,66 @@
+"""Serves the head's store to the workers, read only: an rsync daemon with the cluster's token as its password."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from modelserve.errors import UserError
+from modelserve.ports import SERVICE_PORTS
+from modelserve.settings import Settings
+from modelserve.util.files import write_atomically
+
+PORT = SERVICE_PORTS["store"]
+MODULE = "store"
+USER = "modelserve"
+# Workers beyond this many wait for their turn, so that those served get done.
+MAX_CONNECTIONS = 8
+RUNTIME = Path("/run/modelserve")
+
+# See rsyncd.conf(5). Symbolic links are given as they are: an environment's point to the image's Python.
+CONFIGURATION = """\
+port = {port}
+use chroot = no
+munge symlinks = no
+read only = yes
+list = no
+{identity}
+reverse lookup = no
+log file = /dev/stderr
+transfer logging = no
+max connections = {connections}
+lock file = {runtime}/rsyncd.lock
+[{module}]
+path = {store}
+exclude = /cache /lock /model_hashes.json /.[!.]* /*/.[!.]* /model/*/.[!.]*
+auth users = {user}
+secrets file = {secrets}
+"""
+
+
+def run(settings: Settings) -> None:
+    """Become the daemon.
+
+    Raises:
+        UserError: the cluster has no token yet.
+    """
+    if not settings.token_file.exists():
+        raise UserError(f"{settings.token_file} is missing", "Run site.yml")
+    secrets = RUNTIME / "rsyncd.secrets"
+    write_atomically(secrets, f"{USER}:{settings.token_file.read_text().strip()}\n", mode=0o600)
+    # Started by root, rsync would become nobody, who may not read the store.
+    identity = "uid = 0\ngid = 0" if os.geteuid() == 0 else ""
+    text = CONFIGURATION.format(
+        identity=identity,
+        port=PORT,
+        connections=MAX_CONNECTIONS,
+        runtime=RUNTIME,
+        module=MODULE,
+        store=settings.home / "store",
+        user=USER,
+        secrets=secrets,
+    )
+    write_atomically(RUNTIME / "rsyncd.conf", text)
+    sys.stdout.flush()
+    os.execvp("rsync", ["rsync", "--daemon", "--no-detach", f"--config={RUNTIME}/rsyncd.conf"])

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of modelserve: files, HTTP, time."""
