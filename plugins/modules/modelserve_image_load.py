@@ -49,6 +49,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import tarfile
@@ -57,8 +58,10 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 CHUNK = 1 << 20
-ATTEMPTS = 5  # of a fetch that breaks off; it goes on where it was
-BROKE_OFF = (5, 10, 12, 30, 35)  # rsync's exit codes for the network and for a daemon that has no room; see rsync(1)
+BROKE_OFF = (10, 12, 30, 35)  # rsync's exit codes for the network; see rsync(1)
+OUTAGE_S = 60  # a fetch that breaks off is tried again for so long after it last went on; it goes on where it was
+BUSY_S = 1800  # a store that serves as many hosts as it may is asked again for so long
+RETRY_S = (0.5, 3.0)  # not all hosts in the same moment
 
 
 def fetch(module, name, target):
@@ -71,13 +74,22 @@ def fetch(module, name, target):
         environment = dict(os.environ, RSYNC_PASSWORD=stream.read().strip())
     command = ["rsync", "--times", "--partial", "--inplace", "--timeout=60", "--contimeout=10"]
     command += [module.params["url"] + "/" + name, target]
-    for attempt in range(ATTEMPTS):
+    started = waiting = time.monotonic()
+    size = -1
+    while True:
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode == 0:
             return
-        if result.returncode not in BROKE_OFF:
+        now = time.monotonic()
+        fetched = os.path.getsize(target) if os.path.exists(target) else 0
+        if fetched > size:
+            size, waiting = fetched, now
+        busy = "max connections" in result.stderr
+        if not busy and result.returncode not in BROKE_OFF:
             break
-        time.sleep(attempt)
+        if now - started > BUSY_S if busy else now - waiting > OUTAGE_S:
+            break
+        time.sleep(random.uniform(*RETRY_S))
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["rsync failed"]
     raise RuntimeError(next((line for line in lines if "No space left" in line), lines[0]))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import modelserve
 import pytest
 from modelserve.cluster import node
+from modelserve.config.section import Section
 from modelserve.errors import UserError
 from modelserve.settings import Settings
 from modelserve.store.manifest import NAME, Manifest, Versions, contents
@@ -216,3 +217,8 @@ def test_a_worker_waits_and_says_for_what(container: dict[str, Container], rayle
     assert node.state(settings) == ""
     node.health("worker", settings)
     assert len(list(worker.home.glob("store/pkg/*"))) == 1
+
+
+def test_a_replaced_haproxy_outlives_the_longest_request() -> None:
+    limit = next(bound.le for bound in Section.model_fields["request_timeout"].metadata if hasattr(bound, "le"))
+    assert int(node.INGRESS["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > limit

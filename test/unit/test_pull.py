@@ -7,7 +7,10 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +21,7 @@ from modelserve.settings import Settings
 from modelserve.store import rsync_server, sync
 from modelserve.store.manifest import NAME, Content, Manifest, Versions
 from modelserve.store.store import Store
-from modelserve.store.sync import Puller, Unreachable
+from modelserve.store.sync import Busy, Puller, Unreachable
 
 if TYPE_CHECKING:
     from conftest import StoreServer
@@ -367,19 +370,66 @@ def test_a_store_that_does_not_answer_is_waited_for(head: Head, worker: Settings
     assert len(catch_up(worker)) == 1
 
 
-def test_a_store_that_serves_others_is_waited_for(
-    head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    head.publish(head.add_model("net.onnx"))
-    head.server.stop()
-    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 1)
-    head.server.start()
-    with socket.create_connection(("127.0.0.1", head.server.port), timeout=20) as other:
+@contextmanager
+def occupied(server: StoreServer) -> Iterator[None]:
+    """Hold one of the store's connections."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as other:
         greeting = other.recv(1000)
         other.sendall(greeting.splitlines()[0] + b"\n" + rsync_server.MODULE.encode() + b"\n")
-        assert b"AUTHREQD" in other.recv(1000)  # it has the one place, and thinks about its password
-        with pytest.raises(Unreachable, match="max connections"):
-            catch_up(worker)
+        assert b"AUTHREQD" in other.recv(1000)  # it has the place, and thinks about its password
+        yield
+
+
+def test_a_store_that_serves_others_is_asked_again_until_a_deadline(
+    head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = head.add_model("net.onnx")
+    head.publish(model)
+    head.server.stop()
+    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(sync, "RETRY_S", (0.01, 0.1))
+    head.server.start()
+    with ThreadPoolExecutor() as pool:
+        with occupied(head.server):
+            monkeypatch.setattr(sync, "BUSY_S", 0.2)
+            with pytest.raises(Busy, match="serves other nodes .*max connections"):
+                catch_up(worker)
+            monkeypatch.setattr(sync, "BUSY_S", 60)
+            fetching = pool.submit(catch_up, worker)
+            time.sleep(0.5)
+            assert not fetching.done()
+        assert fetching.result() == [model]
+
+
+def test_twenty_workers_fetch_from_a_store_that_serves_eight(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "RETRY_S", (0.01, 0.1))
+    needed = [head.add_model("net.onnx"), head.add_package("Echo", backend="x = 1\n"), head.add_env("Echo-1")]
+    head.publish(*needed)
+    workers = []
+    for number in range(20):
+        home = tmp_path / f"worker_{number}"
+        shutil.copytree(head.server.home / "secrets", home / "secrets")
+        workers.append(Settings(home=home))
+    with ThreadPoolExecutor(max_workers=20) as pool:
+        assert list(pool.map(catch_up, workers)) == [needed] * 20
+    assert "max connections" in head.server.log.read_text()  # else nobody was turned away, and nothing is shown
+
+
+def test_a_deploy_waits_for_a_store_that_restarts(
+    head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = head.add_model("net.onnx")
+    head.publish(model)
+    head.server.stop()
+    monkeypatch.setattr(sync, "RETRY_S", (0.01, 0.1))
+    with ThreadPoolExecutor() as pool:
+        fetching = pool.submit(Puller(worker, "127.0.0.1", print, outage_s=60).catch_up)
+        time.sleep(0.5)
+        assert not fetching.done()
+        head.server.start()
+    assert fetching.result() == [model]
 
 
 def test_a_head_that_has_published_nothing_is_named(head: Head, worker: Settings) -> None:

@@ -45,6 +45,12 @@ INGRESS = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+    # A HAProxy that was replaced (each deploy replaces it) ends with its last request: by then at the latest. Above the
+    # longest request_timeout that conf.ini takes, a day: cut by Serve's default of 120 s, a request was asked again.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "90000",
+    # A stopped replica's port stays unused for as long, plus 30 s: 2,768 replicas a day and host, not Serve's 1,000.
+    # The kernel's ephemeral ports begin at 32768.
+    "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "32768",
 }
 
 

@@ -15,6 +15,7 @@ from modelserve.settings import Settings
 
 Progress = Callable[[str], None]
 SAY_AGAIN_S = 15
+OUTAGE_S = 60  # a store that restarts during a deploy is waited for
 
 
 def to_workers(progress: Progress) -> None:
@@ -68,8 +69,9 @@ def _fetch() -> tuple[list[str], str]:
     from modelserve.store.sync import Puller
 
     head = os.environ["MODELSERVE_HEAD"]
+    puller = Puller(Settings.load(), head, lambda line: print(line, flush=True), outage_s=OUTAGE_S)
     try:
-        return Puller(Settings.load(), head, lambda line: print(line, flush=True)).catch_up(), ""
+        return puller.catch_up(), ""
     except UserError as error:
         return [], str(error)
 

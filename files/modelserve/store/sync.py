@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,10 @@ from modelserve.store.store import Store
 Progress = Callable[[str], None]
 STALL_S = 60
 CONNECT_S = 10
+# The store serves a few nodes at a time and turns the others away: these ask again, not all in the same moment, for at
+# most so long. One file's turn comes within minutes even where 50 nodes fetch an environment.
+BUSY_S = 900
+RETRY_S = (0.5, 3.0)
 LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at most
 
 # rsync's exit codes, see rsync(1).
@@ -36,6 +42,10 @@ class Unreachable(UserError):
     """The head's store does not answer, or not now."""
 
 
+class Busy(Unreachable):
+    """The head's store serves as many nodes as it may."""
+
+
 class Puller:
     """Fetches into this node's store from the head's.
 
@@ -44,9 +54,13 @@ class Puller:
         head: the head's host, as this node reaches it.
         progress: gets a line for each piece that is fetched.
         work: where small files come to lie; None: ``<home>/node``.
+        outage_s: seconds that a store which does not answer is asked again. One that is busy is asked for ``BUSY_S``.
     """
 
-    def __init__(self, settings: Settings, head: str, progress: Progress, work: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, head: str, progress: Progress, work: Path | None = None, outage_s: float = 0
+    ) -> None:
+        self._outage_s = outage_s
         self._settings = settings
         self._store = Store(settings.home / "store")
         self._work = work or settings.home / "node"
@@ -131,9 +145,16 @@ class Puller:
         command = ["rsync", "--recursive", "--links", "--perms", "--times", "--partial", f"--timeout={STALL_S}"]
         command += [f"--contimeout={CONNECT_S}", *options, url, str(target)]
         environment = {**os.environ, "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
-        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if result.returncode != 0:
-            raise self._problem(source, result.returncode, result.stderr)
+        started = time.monotonic()
+        while True:
+            result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if result.returncode == 0:
+                return
+            problem = self._problem(source, result.returncode, result.stderr)
+            patience_s = BUSY_S if isinstance(problem, Busy) else self._outage_s
+            if not isinstance(problem, Unreachable) or time.monotonic() - started > patience_s:
+                raise problem
+            time.sleep(random.uniform(*RETRY_S))
 
     def _problem(self, source: str, code: int, stderr: str) -> UserError:
         text = next((line.strip() for line in stderr.splitlines() if line.strip()), f"rsync ended with {code}")
@@ -143,7 +164,12 @@ class Puller:
                 f"no space left for {source.rstrip('/')}: {free} MiB are free at {self._store.root}",
                 "Free some; the node goes on by itself when there is space",
             )
-        if code == _REFUSED and "max connections" not in stderr:
+        if "max connections" in stderr:
+            return Busy(
+                f"the head's store at {self._head}:{PORT} serves other nodes ({text})",
+                "It is asked again for a while; if that is not enough, deploy again: what was fetched stays",
+            )
+        if code == _REFUSED:
             return UserError(f"the head's store refuses this node: {text}", "Run site.yml: it brings the token")
         if code in (_PARTIAL, _WRITE_FAILED):
             return UserError(f"{source.rstrip('/')} cannot be fetched: {text}", "See 'docker logs modelserve_store'")

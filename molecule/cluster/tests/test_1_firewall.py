@@ -31,7 +31,7 @@ KNOWN = {6370, 6380, 6381, 6390, 8080, 8265, 8404, 8500, 9101, 10001, 52365, 523
 RAY_PROCESSES = range(PORTS["min-worker-port"], PORTS["max-worker-port"] + 1)
 # Serve's, on the head and on every node with replicas: the ingress, its numbers and its metrics.
 SERVE = {INGRESS_PORT, 8404, 9101}
-REPLICAS_HTTP = range(30000, 31000)
+REPLICAS_HTTP = range(30000, 32768)
 # Serve gives a replica's gRPC no fixed port.
 REPLICAS_GRPC = range(32768, 61000)
 REPLICA = "ray::ServeRepli"
