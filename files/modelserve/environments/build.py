@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from modelserve import hashing
+from modelserve.environments import requirements
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
@@ -78,12 +79,12 @@ class Environments:
             UserError: its requirements cannot be met, naming the package and what stands in the way.
         """
         base = self.base()
-        requirements = _without_comments(package / "requirements.txt")
+        listed = requirements.read(package / "requirements.txt", f"algopkg/{name}/requirements.txt")
         specs, channels, pip = self._read_environment_yml(name, package / "environment.yml")
         channels = (str(IMAGE_CHANNEL), *self._settings.conda_channels, *channels)
-        if not requirements and not specs and not pip:
+        if not listed and not specs and not pip:
             return base
-        lock = self._lock(name, package, requirements, pip)
+        lock = self._lock(name, package, listed, pip)
         path = self._store.env_path(name, self._identity(lock, specs, channels))
         return Environment(name, path, lock, specs, channels)
 
@@ -142,8 +143,9 @@ class Environments:
                 kept.append(spec)
         return tuple(kept), tuple(channels), tuple(map(str, pip))
 
-    def _lock(self, name: str, package: Path, requirements: list[str], pip: tuple[str, ...]) -> str:
-        asked = [requirements, pip, self._base_lock, platform.python_version(), platform.machine()]
+    def _lock(self, name: str, package: Path, listed: list[str], pip: tuple[str, ...]) -> str:
+        asked_by_conda = requirements.with_includes(pip, package, f"algopkg/{name}/environment.yml")
+        asked = [listed, asked_by_conda, self._base_lock, platform.python_version(), platform.machine()]
         remembered = self._locks / f"{name}-{hashing.of_value(asked)}.txt"
         if not remembered.exists():
             write_atomically(remembered, self._resolve(name, package, pip))
@@ -156,7 +158,8 @@ class Environments:
         try:
             pins = re.findall(r"^([\w.-]+)==(\S+)", self._base_lock, re.M)
             cluster = [f"{package}=={version}" for package, version in pins if package in CLUSTER_PACKAGES]
-            (work / "base.in").write_text("\n".join(["ray[serve]", "orjson", "pydantic", *cluster, *pip]) + "\n")
+            of_conda = [requirements.absolute(line, package) for line in pip]
+            (work / "base.in").write_text("\n".join(["ray[serve]", "orjson", "pydantic", *cluster, *of_conda]) + "\n")
             # Versions already in the output are kept where the requirements allow: less to build, more to share.
             output = work / "lock.txt"
             output.write_text(self._base_lock)
@@ -249,13 +252,6 @@ def _conda_version(version: str) -> str:
     version = version.strip().split(" ")[0]
     single = re.fullmatch(r"=?([\d.]+)", version)
     return f"{single[1]}.*" if single else version
-
-
-def _without_comments(file: Path) -> list[str]:
-    if not file.exists():
-        return []
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text().splitlines())
-    return [line for line in lines if line]
 
 
 def _one_line(text: str) -> str:
