@@ -22,10 +22,10 @@ up: venv ## Serve conf.ini on this machine: everything from nothing to an answer
 	$(PLAYBOOK) site.yml
 
 down: venv ## Stop and remove what `make up` started; data stays
-	$(PLAYBOOK) playbooks/stop.yml
+	$(PLAYBOOK) playbooks/down.yml
 
-purge: venv ## Remove the data and images too
-	$(PLAYBOOK) playbooks/reset.yml
+purge: venv ## Remove the data and images too: asks (CONFIRM=local answers)
+	$(PLAYBOOK) playbooks/purge.yml $(if $(CONFIRM),-e confirm=$(CONFIRM))
 
 status: venv ## Show what is served
 	$(PLAYBOOK) playbooks/status.yml

@@ -207,9 +207,31 @@ def images(module, client):
     return sorted(out.split()) if code == 0 else []
 
 
+def home_content(home):
+    """Return whose what lies in modelserve's directory is.
+
+    ``absent`` or ``empty``: there is nothing. ``marked``: modelserve made it (role ``data_directory``). ``unmarked``:
+    it did so before it marked its directories, which its traces show. ``foreign``: anything else.
+    """
+    if not os.path.isdir(home):
+        return "absent"
+    entries = set(os.listdir(home)) - {"lost+found"}  # a disk of its own is empty, too
+    if ".modelserve" in entries:
+        return "marked"
+    if not entries:
+        return "empty"
+    traces = [["secrets/ray_token", "user", "tmp"], ["image/files/modelserve/__init__.py"]]
+    if any(all(os.path.exists(os.path.join(home, path)) for path in paths) for paths in traces):
+        return "unmarked"
+    return "foreign"
+
+
 def home_state(home):
-    """Whose modelserve's directory is, and a hash of the cluster's token in it, each empty where there is none, and the
-    names of the other hosts with a gateway, as the head knows them."""
+    """Return what is known of modelserve's directory.
+
+    ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
+    is of :func:`home_content`; ``gateways`` names the other hosts with a gateway, as the head knows them.
+    """
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
     if os.path.exists(token) and os.access(token, os.R_OK):
@@ -221,7 +243,7 @@ def home_state(home):
         with open(gateways, encoding="utf-8") as stream:
             names = sorted(json.load(stream))
     owner = str(os.stat(home).st_uid) if os.path.isdir(home) else ""
-    return {"owner": owner, "token_sha256": mark, "gateways": names}
+    return {"owner": owner, "content": home_content(home), "token_sha256": mark, "gateways": names}
 
 
 def ports_taken(ports, own):

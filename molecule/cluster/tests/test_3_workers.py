@@ -98,9 +98,9 @@ def test_reset_leaves_nothing_of_modelserve_and_all_else(cluster: Cluster) -> No
     foreign = ["docker", "run", "--detach", "--name", "foreign", "--entrypoint", "sleep", image, "1000"]
     bed.on(bed.HEAD, *foreign)
     bed.on(bed.HEAD, "sh", "-c", "touch /opt/foreign")
-    cluster.playbook("playbooks/stop.yml")
+    cluster.playbook("playbooks/down.yml")
     assert set(cluster.containers(bed.HEAD)) == {"foreign"}
-    cluster.playbook("playbooks/reset.yml")
+    cluster.playbook("playbooks/purge.yml", "-e", f"confirm={bed.HEAD}")
     assert set(cluster.containers(bed.HEAD)) == {"foreign"} and not cluster.containers("worker_1")
     for host in (bed.HEAD, "worker_1"):
         assert "modelserve" not in bed.on(host, "ls", "/opt")

@@ -23,7 +23,7 @@ def foreign() -> Iterator[str]:
 
 def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str) -> None:
     names = ["docker", "ps", "--all", "--format", "{{.Names}}"]
-    cluster.playbook("playbooks/stop.yml")
+    cluster.playbook("playbooks/down.yml")
     left = run(*names).stdout.split()
     assert foreign in left and HEAD not in left and not {"modelserve_gateway", "modelserve_catalog"} & set(left)
     assert (HOME / "store").is_dir() and (HOME / "secrets/ray_token").exists()
@@ -31,7 +31,9 @@ def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str)
     cluster.playbook("site.yml")
     assert cluster.ask("extract", {"text": "good"})[0] == 200
 
-    cluster.playbook("playbooks/reset.yml")
+    text = cluster.playbook("playbooks/purge.yml", check=False).stdout
+    assert "Nothing was removed. To go on: -e confirm=local" in text and HOME.exists()
+    cluster.playbook("playbooks/purge.yml", "-e", "confirm=local")
     left = run(*names).stdout.split()
     assert foreign in left and HEAD not in left
     assert not HOME.exists()
