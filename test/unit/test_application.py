@@ -183,8 +183,22 @@ def test_a_section_gives_the_document_of_the_version_before() -> None:
             "target_ongoing_requests": "3",
             "gpu_cost": 1,
         },
-        {"name": "Zero", "backend": "Zero", "route": "shared", "max_replicas": 2, "min_replicas": 0, "user_config": "0"},
-        {"name": "Start", "backend": "Start", "route": "shared", "max_replicas": 5, "replicas": 3, "request_timeout": 0.5},
+        {
+            "name": "Zero",
+            "backend": "Zero",
+            "route": "shared",
+            "max_replicas": 2,
+            "min_replicas": 0,
+            "user_config": "0",
+        },
+        {
+            "name": "Start",
+            "backend": "Start",
+            "route": "shared",
+            "max_replicas": 5,
+            "replicas": 3,
+            "request_timeout": 0.5,
+        },
         {"name": "Größe", "backend": "G", "route": "g"},
     ]
     store = Path("/opt/modelserve/store")
