@@ -150,60 +150,62 @@ def test_an_application_of_the_version_before_is_the_same_document_however_it_is
     assert json.dumps(replace(read, _document=None).to_serve()) == json.dumps(document), "from its typed fields"
 
 
+SECTIONS: list[dict[str, Any]] = [
+    {"name": "Plain", "backend": "Plain", "route": "plain"},
+    {
+        "name": "Fixed",
+        "backend": "Big",
+        "route": "fixed",
+        "model": "net.onnx, words.json",
+        "replicas": "3",
+        "gpu_cost": "0.5",
+        "cpu_cost": "2",
+        "memory": "512MiB",
+        "labels": "modelserve.node=!worker_1, gpu=a100",
+        "method": "POST, GET",
+        "warmup": '{"text": "hello", "n": 1.0}',
+        "user_config": '{"top": 3, "scale": 1.0}',
+        "max_ongoing_requests": "8",
+        "max_queued_requests": "16",
+        "request_timeout": "30",
+        "batch_size": "4",
+        "batch_wait": "0.05",
+        "env": {"HUB_TOKEN": "hush", "PATH": "/x"},
+        "update": "recreate",
+    },
+    {
+        "name": "Scaled",
+        "backend": "Scaled",
+        "route": "scaled",
+        "max_replicas": "4",
+        "min_replicas": "2",
+        "target_ongoing_requests": "3",
+        "gpu_cost": 1,
+    },
+    {
+        "name": "Zero",
+        "backend": "Zero",
+        "route": "shared",
+        "max_replicas": 2,
+        "min_replicas": 0,
+        "user_config": "0",
+    },
+    {
+        "name": "Start",
+        "backend": "Start",
+        "route": "shared",
+        "max_replicas": 5,
+        "replicas": 3,
+        "request_timeout": 0.5,
+    },
+    {"name": "Größe", "backend": "G", "route": "g"},
+]
+
+
 def test_a_section_gives_the_document_of_the_version_before() -> None:
-    sections = [
-        {"name": "Plain", "backend": "Plain", "route": "plain"},
-        {
-            "name": "Fixed",
-            "backend": "Big",
-            "route": "fixed",
-            "model": "net.onnx, words.json",
-            "replicas": "3",
-            "gpu_cost": "0.5",
-            "cpu_cost": "2",
-            "memory": "512MiB",
-            "labels": "modelserve.node=!worker_1, gpu=a100",
-            "method": "POST, GET",
-            "warmup": '{"text": "hello", "n": 1.0}',
-            "user_config": '{"top": 3, "scale": 1.0}',
-            "max_ongoing_requests": "8",
-            "max_queued_requests": "16",
-            "request_timeout": "30",
-            "batch_size": "4",
-            "batch_wait": "0.05",
-            "env": {"HUB_TOKEN": "hush", "PATH": "/x"},
-            "update": "recreate",
-        },
-        {
-            "name": "Scaled",
-            "backend": "Scaled",
-            "route": "scaled",
-            "max_replicas": "4",
-            "min_replicas": "2",
-            "target_ongoing_requests": "3",
-            "gpu_cost": 1,
-        },
-        {
-            "name": "Zero",
-            "backend": "Zero",
-            "route": "shared",
-            "max_replicas": 2,
-            "min_replicas": 0,
-            "user_config": "0",
-        },
-        {
-            "name": "Start",
-            "backend": "Start",
-            "route": "shared",
-            "max_replicas": 5,
-            "replicas": 3,
-            "request_timeout": 0.5,
-        },
-        {"name": "Größe", "backend": "G", "route": "g"},
-    ]
     store = Path("/opt/modelserve/store")
     applications = []
-    for section in map(Section.model_validate, sections):
+    for section in map(Section.model_validate, SECTIONS):
         models = [store / "model" / (64 * letter) / file for letter, file in zip("ab", section.model, strict=False)]
         environment = "AlgoExample" if section.name == "Plain" else section.name
         prefix = store / "env" / f"{environment}-ba9876543210"
@@ -220,7 +222,8 @@ def test_an_application_read_back_keeps_what_another_version_wrote() -> None:
     del document["deployments"][0]["health_check_period_s"]
     read = Application.from_serve(document)
     assert read.to_serve() == document
-    assert read != made() and read == Application.from_serve(document)
+    assert read != made()
+    assert read == Application.from_serve(document)
 
 
 def test_an_application_read_back_is_recreated_in_that_alone() -> None:

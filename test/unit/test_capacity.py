@@ -90,13 +90,16 @@ def test_a_replica_fits_where_everything_it_needs_is_free(
 
 def test_labels_select_nodes_as_ray_does() -> None:
     labels = {"modelserve.node": "worker_1", "gpu": "a100"}
-    assert matches(labels, {}) and matches(labels, {"gpu": "a100", "zone": "!b"})
-    assert not matches(labels, {"gpu": "!a100"}) and not matches(labels, {"zone": "b"})
+    assert matches(labels, {})
+    assert matches(labels, {"gpu": "a100", "zone": "!b"})
+    assert not matches(labels, {"gpu": "!a100"})
+    assert not matches(labels, {"zone": "b"})
 
 
 def test_amounts_are_said_in_words() -> None:
     assert text_of({"GPU": 0.5, "CPU": 0, "memory": 512 * 2**20}) == "0.5 GPU and 512 MiB memory"
-    assert text_of({"GPU": 0}, zero=True) == "0 GPU" and text_of({"GPU": 0}) == ""
+    assert text_of({"GPU": 0}, zero=True) == "0 GPU"
+    assert text_of({"GPU": 0}) == ""
 
 
 GPU = Resources(gpus=1)

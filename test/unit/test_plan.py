@@ -123,7 +123,8 @@ def test_differences_are_named_together() -> None:
     old, new = behind("echo"), behind("other", weight=10)
     (change,) = compare({"Echo": changed}, {"Echo": app()}, new, old).changes
     assert {one.what for one in change.differences} == {"code", "replicas", "route", "weight"}
-    assert change.needs_new_replicas and change.concerns_serve
+    assert change.needs_new_replicas
+    assert change.concerns_serve
 
 
 def test_another_route_or_share_is_not_serve_s_affair() -> None:
@@ -131,7 +132,8 @@ def test_another_route_or_share_is_not_serve_s_affair() -> None:
     assert plan.summary() == ["~ Echo (route, weight)"]
     (change,) = plan.changes
     assert [(one.old, one.new) for one in change.differences] == [("/echo", "/other"), (1, 10)]
-    assert not change.needs_new_replicas and not change.concerns_serve
+    assert not change.needs_new_replicas
+    assert not change.concerns_serve
     assert not compare({"Echo": app()}, {"Echo": app()}, behind("echo"), behind("echo"))
     assert compare({"Echo": app()}, {"Echo": app()}, behind("echo"), HERE), "a gateway that lost its routes"
 

@@ -62,7 +62,7 @@ def test_applications_are_read_by_name(ray: RayAPI, site: Site) -> None:
 
 def test_details_that_are_not_serve_s_are_one_line(ray: RayAPI, site: Site) -> None:
     site.answers[PATH] = (200, b'{"applications": {"Echo": {"state": "RUNNING"}}}')
-    with pytest.raises(UserError, match="not what Ray 2.60 writes") as caught:
+    with pytest.raises(UserError, match=r"not what Ray 2\.60 writes") as caught:
         ray.applications()
     assert "\n" not in str(caught.value)
 

@@ -41,7 +41,8 @@ def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.Mo
     assert (release.number, release.by, release.changes, release.rollback_of) == (number, "mia", ("+ Echo",), 7)
     assert release.target == target("[MODEL SERVE]\n")
     assert release.target.applications["Echo"].package.path == Path("/store/pkg/Echo-1")
-    assert release.serves(target("another comment")) and not release.serves(target(package="/store/pkg/Echo-2"))
+    assert release.serves(target("another comment"))
+    assert not release.serves(target(package="/store/pkg/Echo-2"))
 
 
 def test_a_release_of_before_the_gateway_had_the_routes_is_read(tmp_path: Path) -> None:
@@ -79,12 +80,15 @@ def test_a_damaged_release_is_one_line_and_stops_no_other(tmp_path: Path, text: 
     assert [release.number for release in releases] == [1, 3]
     assert [release.number for release in releases] == [1, 3]
     (line,) = said
-    assert f"{tmp_path / '2.json'}: release 2 is damaged" in line and "delete it" in line and "\n" not in line
+    assert f"{tmp_path / '2.json'}: release 2 is damaged" in line
+    assert "delete it" in line
+    assert "\n" not in line
     with pytest.raises(UserError, match="release 2 is damaged"):
         releases.choose(None)
     (tmp_path / "3.json").write_bytes(text.encode("latin-1"))
     latest = releases.latest()
-    assert latest is not None and latest.number == 1
+    assert latest is not None
+    assert latest.number == 1
     assert releases.record(target("four")) == 4
 
 
@@ -180,6 +184,8 @@ def test_a_rollback_restores_the_plan(
     releases.record(after)
     kept = releases.read(first)
     # Returning leads to just what was served, from where conf.ini, unchanged, plans the same as it did then.
-    assert kept.serves(before) and not plan(before, kept.target) and not plan(kept.target, before)
+    assert kept.serves(before)
+    assert not plan(before, kept.target)
+    assert not plan(kept.target, before)
     assert plan(after, kept.target) == plan(after, before)
     assert bool(plan(after, kept.target)) is bool(plan(kept.target, after))

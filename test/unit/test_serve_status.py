@@ -279,7 +279,8 @@ def test_what_serve_deletes_does_not_run() -> None:
 
 def test_an_application_that_is_not_modelserve_s_stops_an_apply_before_it_is_removed() -> None:
     foreign = ApplicationStatus(status="RUNNING", deployed_app_config={"name": "Foreign", "import_path": "a:b"})
-    assert foreign.application is None and status_text(foreign) == "RUNNING"
+    assert foreign.application is None
+    assert status_text(foreign) == "RUNNING"
     with pytest.raises(UserError, match="Serve runs Foreign: not an application of modelserve"):
         running_applications({"Foreign": foreign})
 
@@ -287,8 +288,10 @@ def test_an_application_that_is_not_modelserve_s_stops_an_apply_before_it_is_rem
 def test_what_serve_leaves_out_while_it_builds_an_application_is_nothing() -> None:
     deployment = {"target_num_replicas": None, "deployment_config": {"user_config": None}}
     statuses = statuses_of({"applications": {"A": {"status": "DEPLOYING", "deployments": None}}})
-    assert statuses["A"].replicas == () and not at_target(statuses["A"], app())
+    assert statuses["A"].replicas == ()
+    assert not at_target(statuses["A"], app())
     building = ApplicationStatus.model_validate({"status": "DEPLOYING", "deployments": {"Echo": deployment}})
-    assert building.target_num_replicas == 0 and not at_target(building, app())
+    assert building.target_num_replicas == 0
+    assert not at_target(building, app())
     other = {"Echo": {"deployment_config": {"user_config": ["not ours"]}}}
     assert not at_target(ApplicationStatus.model_validate({"status": "RUNNING", "deployments": other}), app())

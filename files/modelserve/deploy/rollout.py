@@ -14,7 +14,7 @@ from modelserve.errors import UserError
 from modelserve.serve.api import RayAPI
 from modelserve.serve.application import Application, Applications, deploy_document
 from modelserve.serve.capacity import missing_for
-from modelserve.serve.status import Failed, Healthy, Statuses, unschedulable
+from modelserve.serve.status import Failed, Statuses, Waiting, unschedulable
 from modelserve.settings import Settings
 
 Progress = Callable[[str], None]
@@ -42,6 +42,15 @@ class Retiring:
     applications: Applications
     removable_early: frozenset[str]
     unroute: Callable[[list[str]], object]
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """An application that a rollout waits for: its target, its probe, and the time that it waits for capacity."""
+
+    target: Application
+    probe: ApplicationProbe
+    timer: SchedulingTimer
 
 
 class Rollout:
@@ -109,50 +118,42 @@ class Rollout:
         """Wait until each changed application runs as in the target, or has failed.
 
         Args:
-            changes: the applications to wait for.
+            changes: the applications to wait for; none that is removed.
             target: all applications, by name.
             earlier: the applications in Serve before the change.
             free_capacity: called where new replicas find no capacity.
-            expected: whether they are healthy unless something is wrong: one observation is enough, and only an
-                application that is not healthy is reported.
+            expected: whether they are healthy unless something is wrong: then one observation is enough, and only
+                an application that is not healthy is reported.
 
         Returns:
             The causes of failures by name.
         """
-        watched = {change.name: change for change in changes if change.action != "remove"}
-        probes = {
-            name: ApplicationProbe(
-                target[name], change.needs_new_replicas, earlier.get(name), self._thresholds(change, expected)
-            )
-            for name, change in watched.items()
-        }
-        timers = {name: SchedulingTimer(self._settings.room_timeout_s) for name in probes}
+        watches = {change.name: self._watch(change, target, earlier, expected) for change in changes}
         reports = _Reports(self._progress)
         failed: dict[str, str] = {}
         deadline = time.monotonic() + self._settings.deploy_timeout_s
-        while probes:
+        while watches:
             statuses = self._ray.applications()
-            for name in sorted(probes):
-                outcome = probes[name].observe(statuses.get(name))
-                if isinstance(outcome, Healthy | Failed):
-                    del probes[name]
-                    if isinstance(outcome, Failed):
-                        failed[name] = outcome.text
-                    if not expected or name in reports:
-                        self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
-                    continue
-                reports.add(name, outcome.text)
-                missing = self._unschedulable(target[name], timers[name], statuses) if outcome.starting else ""
-                if missing and free_capacity is not None and free_capacity(name, missing):
-                    deadline = time.monotonic() + self._settings.deploy_timeout_s
-                elif missing:
-                    del probes[name]
-                    failed[name] = f"{missing}. {HINT}"
-                    self._progress(f"{name}: FAILED")
-            if probes and time.monotonic() > deadline:
+            for name in sorted(watches):
+                outcome = watches[name].probe.observe(statuses.get(name))
+                if isinstance(outcome, Waiting):
+                    reports.add(name, outcome.text)
+                    missing = self._unschedulable(watches[name], statuses) if outcome.starting else ""
+                    if not missing:
+                        continue
+                    if free_capacity is not None and free_capacity(name, missing):
+                        deadline = time.monotonic() + self._settings.deploy_timeout_s
+                        continue
+                    outcome = Failed(f"{missing}. {HINT}")
+                if isinstance(outcome, Failed):
+                    failed[name] = outcome.text
+                if not expected or name in reports:
+                    self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
+                del watches[name]
+            if watches and time.monotonic() > deadline:
                 timeout = f"not healthy after {self._settings.deploy_timeout_s:.0f} s"
-                return failed | {name: f"{timeout}: {reports.last(name)}" for name in probes}
-            if probes:
+                return failed | {name: f"{timeout}: {reports.last(name)}" for name in watches}
+            if watches:
                 time.sleep(POLL_S)
         return failed
 
@@ -174,15 +175,18 @@ class Rollout:
                 )
             time.sleep(POLL_S / 2)
 
-    def _thresholds(self, change: Change, expected: bool) -> Thresholds:
+    def _watch(self, change: Change, target: Applications, earlier: Statuses, expected: bool) -> _Watch:
+        application = target[change.name]
         # Replicas that crash soon after their start show within min_ready_seconds.
-        seconds = self._settings.watch_s if change.needs_new_replicas else 0
-        return Thresholds(success=round(seconds / POLL_S), once=expected)
+        min_ready_s = self._settings.watch_s if change.needs_new_replicas else 0
+        thresholds = Thresholds(success=round(min_ready_s / POLL_S), once=expected)
+        probe = ApplicationProbe(application, change.needs_new_replicas, earlier.get(change.name), thresholds)
+        return _Watch(application, probe, SchedulingTimer(self._settings.room_timeout_s))
 
-    def _unschedulable(self, application: Application, timer: SchedulingTimer, statuses: Statuses) -> str:
+    def _unschedulable(self, watch: _Watch, statuses: Statuses) -> str:
         """Return what a replica that has waited for the scheduling timeout is missing; else empty."""
-        waited = timer.waited(unschedulable(application.name, statuses), time.monotonic())
-        return self._missing(application, timer.overdue(waited)) if waited else ""
+        waited = watch.timer.waited(unschedulable(watch.target.name, statuses), time.monotonic())
+        return self._missing(watch.target, watch.timer.overdue(waited)) if waited else ""
 
     def _missing(self, application: Application, overdue: bool) -> str:
         free = Nodes(self._settings, self._progress).free(application.resources.labels)
