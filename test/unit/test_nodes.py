@@ -238,7 +238,7 @@ def test_a_worker_that_is_off_has_nothing_to_drain(cluster: Cluster, ray: Callab
 
 
 def test_what_is_no_worker_is_not_drained(cluster: Cluster, ray: Callable[[], list[str]]) -> None:
-    assert "no worker worker_7; known are: worker_1, worker_2" in refused(cluster, "worker_7", ray)
+    assert "no worker worker_7; the workers are: worker_1, worker_2" in refused(cluster, "worker_7", ray)
     assert "the head cannot be drained" in refused(cluster, "head", ray)
 
 

@@ -221,7 +221,7 @@ def test_a_retiring_application_stays_unless_its_capacity_is_needed(
     play(
         details({"new": "STARTING"}),
         details({"new": "RUNNING"}, "RUNNING"),
-        seconds=0.6 if gpus or removable_early else 2,
+        seconds=0.6 if gpus or removable_early else 4,
     )
     added = Change("add", "Echo", CODE.differences)
     failed = rollout(site, []).update([added], TARGET, {}, retiring, allow_downtime)

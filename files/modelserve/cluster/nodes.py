@@ -65,7 +65,9 @@ class Nodes:
         if node is None:
             if name not in self._settings.workers:
                 workers = ", ".join(self._settings.workers) or "none"
-                raise UserError(f"there is no worker {name}; known are: {workers}", "Use its name in the inventory")
+                raise UserError(
+                    f"there is no worker {name}; the workers are: {workers}", "Use its name in the inventory"
+                )
             return False
         missing = "" if force else self._missing_elsewhere(node)
         if missing:

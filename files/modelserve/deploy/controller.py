@@ -166,8 +166,8 @@ class Controller:
 
     def _require_content(self, target: Target, number: int) -> None:
         """Raise a UserError where a release cannot run here."""
-        here = manifest.Versions.here()
-        for what, key, version in (("Python", "python", here.python), ("Ray", "ray", here.ray)):
+        image = manifest.Versions.here()
+        for what, key, version in (("Python", "python", image.python), ("Ray", "ray", image.ray)):
             if target.versions.get(key, version) != version:
                 message = f"release {number} was made for {what} {target.versions[key]}, this image has {version}"
                 fix = f"Apply its conf.ini instead: 'modelserve releases show {number}' prints it"
@@ -175,7 +175,7 @@ class Controller:
         paths = manifest.paths_of(target.applications, self._store)
         missing = [path for path in paths if not self._store.holds({"path": path})]
         if missing:
-            message = f"release {number} needs {', '.join(missing)}, which the store does not have whole any more"
+            message = f"release {number} needs {', '.join(missing)}, which is not complete in the store"
             raise UserError(message, "Apply its conf.ini and packages instead, or choose another release")
 
     def _execute(
@@ -251,7 +251,7 @@ class Controller:
             if latest is not None and not latest.serves(target):
                 self._rollout.submit(latest.target.applications)
                 self._gateway.configure(latest.target.served)
-                messages.append(f"release {latest.number} is put back: what it served is served again.")
+                messages.append(f"Release {latest.number} is served again.")
             raise UserError("\n".join(messages))
         self._rollout.wait_for_routes(target.applications)
 

@@ -209,8 +209,8 @@ class Application:
         """
         try:
             # A newer version may have more arguments.
-            known = {key: value for key, value in document["args"].items() if key in AppArgs.model_fields}
-            args = AppArgs.model_validate(known)
+            arguments = {key: value for key, value in document["args"].items() if key in AppArgs.model_fields}
+            args = AppArgs.model_validate(arguments)
             runtime_env = document["runtime_env"]
             (deployment,) = document["deployments"]
             return cls(
