@@ -36,8 +36,8 @@ def snapshot(
 OLD = snapshot({"old": "RUNNING"}, revision="1")
 
 
-def probe(success: int = 1, new_replicas: bool = True, once: bool = False) -> ApplicationProbe:
-    return ApplicationProbe(app(), new_replicas, OLD, Thresholds(success=success, once=once))
+def probe(min_ready: int = 1, new_replicas: bool = True, once: bool = False) -> ApplicationProbe:
+    return ApplicationProbe(app(), new_replicas, OLD, Thresholds(min_ready=min_ready, once=once))
 
 
 def observed(made: ApplicationProbe, *snapshots: ApplicationStatus | None) -> list[type[Outcome]]:
@@ -48,9 +48,9 @@ def test_an_application_that_serve_does_not_know_is_waited_for() -> None:
     assert probe().observe(None) == Waiting("waiting for Serve")
 
 
-@pytest.mark.parametrize(("success", "needed"), [(1, 2), (2, 2), (5, 5)])
-def test_success_takes_as_many_observations_as_asked_and_never_one(success: int, needed: int) -> None:
-    outcomes = observed(probe(success), *[snapshot({"new": "RUNNING"})] * needed)
+@pytest.mark.parametrize(("min_ready", "needed"), [(1, 2), (2, 2), (5, 5)])
+def test_success_takes_as_many_observations_as_asked_and_never_one(min_ready: int, needed: int) -> None:
+    outcomes = observed(probe(min_ready), *[snapshot({"new": "RUNNING"})] * needed)
     assert outcomes == [*[Waiting] * (needed - 1), Healthy]
 
 

@@ -18,17 +18,17 @@ OVERDUE_FACTOR = 4
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How many observations in a row make an outcome certain; those of a single outcome may ask for more.
+    """The thresholds of a probe, beside those of each outcome.
 
     Attributes:
-        success: observations of a healthy application.
-        once: whether the first observation of a healthy application is enough, whatever else asks for more.
-        crashes: new replicas that may crash before the rollout fails.
+        min_ready: observations in a row for which an application must be healthy: its ``min_ready_seconds``.
+        once: whether the first observation of a healthy application is enough, whatever its outcome asks for.
+        crash: crashes of new replicas that make a crash loop.
     """
 
-    success: int = 1
+    min_ready: int = 1
     once: bool = False
-    crashes: int = CRASH_THRESHOLD
+    crash: int = CRASH_THRESHOLD
 
 
 class ApplicationProbe:
@@ -68,15 +68,15 @@ class ApplicationProbe:
                 self._retired |= status.replica_ids()
             self._count_crashes(status)
         outcome = outcome_of(status, self._target, self._retired)
-        if self._crashes >= self._thresholds.crashes:
+        if self._crashes >= self._thresholds.crash:
             why = f": {outcome.text}" if isinstance(outcome, Failed) else ""
             outcome = Failed(f"its replicas crash soon after they start{why}")
         self._successes = self._successes + 1 if isinstance(outcome, Healthy) else 0
         self._failures = self._failures + 1 if isinstance(outcome, Failed) else 0
         if isinstance(outcome, Healthy):
-            needed = 1 if self._thresholds.once else max(self._thresholds.success, outcome.threshold)
+            needed = 1 if self._thresholds.once else max(self._thresholds.min_ready, outcome.success_threshold)
             return outcome if self._successes >= needed else Waiting("", starting=False)
-        if isinstance(outcome, Failed) and self._failures < outcome.threshold:
+        if isinstance(outcome, Failed) and self._failures < outcome.failure_threshold:
             return Waiting(f"unhealthy: {outcome.text}", starting=False)
         return outcome
 

@@ -179,7 +179,7 @@ class Rollout:
         application = target[change.name]
         # Replicas that crash soon after their start show within min_ready_seconds.
         min_ready_s = self._settings.watch_s if change.needs_new_replicas else 0
-        thresholds = Thresholds(success=round(min_ready_s / POLL_S), once=expected)
+        thresholds = Thresholds(min_ready=round(min_ready_s / POLL_S), once=expected)
         probe = ApplicationProbe(application, change.needs_new_replicas, earlier.get(change.name), thresholds)
         return _Watch(application, probe, SchedulingTimer(self._settings.room_timeout_s))
 

@@ -21,6 +21,7 @@ SUCCESS_THRESHOLD = 2
 # A change in place shows in the configuration before it does in the replicas, and while other replicas drain the
 # deployment's status does not tell when it is done.
 SUCCESS_THRESHOLD_WHILE_DRAINING = 8
+FAILURE_THRESHOLD = 1
 # 20 s: a replica that died with its node makes an application unhealthy until its successor runs.
 FAILURE_THRESHOLD_AFTER_START = 80
 # A deployment's status while the load, not a deploy, changes its replicas.
@@ -198,18 +199,28 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Healthy:
-    """An application that answers as configured; certain after ``threshold`` observations in a row."""
+    """An application that answers as configured.
+
+    Attributes:
+        text: its progress.
+        success_threshold: observations in a row after which that is certain.
+    """
 
     text: str
-    threshold: int = SUCCESS_THRESHOLD
+    success_threshold: int = SUCCESS_THRESHOLD
 
 
 @dataclass(frozen=True)
 class Failed:
-    """An application that failed, with the replica's own error; certain after ``threshold`` observations in a row."""
+    """An application that failed.
+
+    Attributes:
+        text: the cause, a replica's own error where there is one.
+        failure_threshold: observations in a row after which that is certain.
+    """
 
     text: str
-    threshold: int = 1
+    failure_threshold: int = FAILURE_THRESHOLD
 
 
 Outcome = Waiting | Healthy | Failed
@@ -234,7 +245,7 @@ def outcome_of(status: ApplicationStatus | None, target: Application, retired: S
     # During an update, Serve also reports DEPLOY_FAILED when a running replica fails its health check, for example on
     # a node that died. Serve replaces it.
     after_start = status.status == "UNHEALTHY" or STARTED_REPLICA_FAILED in triggers
-    failed = Failed(status.failure, FAILURE_THRESHOLD_AFTER_START if after_start else 1)
+    failed = Failed(status.failure, FAILURE_THRESHOLD_AFTER_START if after_start else FAILURE_THRESHOLD)
     # After the replacement the status stays until the last old replica has drained.
     if after_start and status.draining:
         progress = _progress(status, target, retired)
