@@ -97,7 +97,9 @@ def test_without_room_for_the_new_the_old_goes_on_unless_a_gap_is_allowed(cluste
             result = cluster.apply(check=False)
         if result.returncode == 1 or time.monotonic() > deadline:
             break
-    assert "NumpyOld failed to start: no capacity for a new replica: it needs 1 GPU; free are head 0 GPU" in result.stderr
+    assert (
+        "NumpyOld failed to start: no capacity for a new replica: it needs 1 GPU; free are head 0 GPU" in result.stderr
+    )
     assert "--allow-downtime" in result.stderr
     assert set(counts) == {200} and cluster.replicas()["NumpyOld"] == before["NumpyOld"]
     text = cluster.head("modelserve", "apply", "--allow-downtime").stdout
