@@ -51,17 +51,23 @@ def details(states: dict[str, str], status: str = "DEPLOYING", message: str = ""
 
 @pytest.fixture
 def play(site: Site) -> Iterator[Play]:
-    """Have the site show documents one after the other, each for some polls; the last one stays."""
+    """Have the site show documents one after the other, each for some polls; the last one stays.
+
+    With ``submissions``, the first one stays until so many configurations were submitted.
+    """
     stop = threading.Event()
     threads = []
 
     def show(document: dict[str, Any]) -> None:
         site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": document}}).encode())
 
-    def start(*documents: dict[str, Any], seconds: float = 0.7) -> None:
+    def start(*documents: dict[str, Any], seconds: float = 0.7, submissions: int = 0) -> None:
         show(documents[0])
 
         def go() -> None:
+            while sum(asked.method == "PUT" for asked in site.asked) < submissions:
+                if stop.wait(0.01):
+                    return
             for document in documents[1:]:
                 if stop.wait(seconds):
                     return
@@ -176,7 +182,8 @@ def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -
         details({"old": "RUNNING", "new": "STARTING"}),
         details({"old": "STOPPING", "new": "STARTING"}),
         details({"new": "RUNNING"}, "RUNNING"),
-        seconds=1.6,
+        seconds=0.5,
+        submissions=2,
     )
     assert update(site, {"old": "RUNNING"}, allow_downtime=True) == {}
     assert puts(site) == [100, 0, 100], "and from then on new ones come first again"
@@ -218,11 +225,8 @@ def test_a_retiring_application_stays_unless_its_capacity_is_needed(
     unrouted: list[list[str]] = []
     old = replace(ECHO, name="Old")
     retiring = Retiring({"Old": old}, frozenset(["Old"] if removable_early else []), unrouted.append)
-    play(
-        details({"new": "STARTING"}),
-        details({"new": "RUNNING"}, "RUNNING"),
-        seconds=0.6 if gpus or removable_early else 4,
-    )
+    started, running = details({"new": "STARTING"}), details({"new": "RUNNING"}, "RUNNING")
+    play(started, running, seconds=0.6, submissions=1 if gpus or removable_early else 2)
     added = Change("add", "Echo", CODE.differences)
     failed = rollout(site, []).update([added], TARGET, {}, retiring, allow_downtime)
     assert bool(failed) is (submitted == [{"Echo", "Old"}] and not gpus)
