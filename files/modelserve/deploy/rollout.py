@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from modelserve.cluster.nodes import Nodes
 from modelserve.deploy.plan import Change
@@ -61,15 +60,9 @@ class Rollout:
         self._ray = ray
         self._progress = progress
 
-    def submit(self, applications: Applications) -> dict[str, Any]:
-        """Make these the whole of what Serve runs; return before it is.
-
-        Returns:
-            The ``ServeDeploySchema`` document.
-        """
-        document = deploy_document(applications.values(), self._settings.serve_port)
-        self._ray.submit(document)
-        return document
+    def submit(self, applications: Applications) -> None:
+        """Make these the whole of what Serve runs; return before it is."""
+        self._ray.submit(deploy_document(applications.values(), self._settings.serve_port))
 
     def update(
         self,
