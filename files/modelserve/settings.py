@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from modelserve.errors import Problem, UserError
 
@@ -38,8 +38,8 @@ class Settings(BaseModel):
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
-        room_timeout_s: seconds a new replica may wait for resources that nobody frees.
-        watch_s: seconds new replicas must run before they are believed: what crashes after its start shows then.
+        scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
+        min_ready_seconds: seconds that new replicas must run before they count as healthy.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
         gateway_tls: whether the gateway speaks HTTPS.
@@ -48,7 +48,7 @@ class Settings(BaseModel):
         gateway_keys: whether clients need a key.
         keys: those the inventory names (:class:`modelserve.security.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
-        key_at_once: requests at the same time, likewise.
+        key_max_concurrent: requests of a key at the same time, where it has no limit of its own; 0: no limit.
         max_body: the longest request body, in bytes.
         access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
@@ -56,7 +56,7 @@ class Settings(BaseModel):
         gateways: those on other hosts than the head, by the host's name; from ``gateways.json``, likewise.
     """
 
-    # A head may start with the settings of the version before: what is unknown is left alone.
+    # A head may start with the settings of the version before: unknown names are ignored, former names are read.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     home: Path = Path("/opt/modelserve")
@@ -65,8 +65,8 @@ class Settings(BaseModel):
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
     deploy_timeout_s: float = 600
-    room_timeout_s: float = 30
-    watch_s: float = 5
+    scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))
+    min_ready_seconds: float = Field(5, validation_alias=AliasChoices("min_ready_seconds", "watch_s"))
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
     gateway_tls: bool = False
@@ -75,7 +75,7 @@ class Settings(BaseModel):
     gateway_keys: bool = False
     keys: list[dict[str, Any]] = []
     key_rate: int = 0
-    key_at_once: int = 0
+    key_max_concurrent: int = Field(0, validation_alias=AliasChoices("key_max_concurrent", "key_at_once"))
     max_body: int = 64 * 2**20
     access_log: bool = False
     retry_unanswered: bool = True
