@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from modelserve.errors import Problem, UserError
+from modelserve.errors import Location, Problem, UserError, validation_problems
+
+FIX = "Run site.yml to write it again"
 
 
 class Elsewhere(BaseModel):
@@ -98,9 +101,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({**_read(file), "home": root, **lists})
         except ValidationError as error:
-            key = str(error.errors()[0]["loc"][0])
-            where = root / f"{key}.json" if key in lists else file
-            raise _not_ansibles(where, error) from None
+            problems = validation_problems(error, Location(str(file)))
+            raise UserError([_rewrite(problem, root, lists) for problem in problems]) from None
 
     @property
     def conf_file(self) -> Path:
@@ -123,8 +125,11 @@ def _read(file: Path) -> dict[str, object]:
     try:
         return {**(json.loads(file.read_text()) if file.exists() else {})}
     except (ValueError, TypeError) as error:
-        raise _not_ansibles(file, error) from None
+        raise UserError(Problem(" ".join(str(error).split()), FIX, str(file))) from None
 
 
-def _not_ansibles(file: Path, error: Exception) -> UserError:
-    return UserError(Problem(" ".join(str(error).split()), "Run site.yml to write it anew", str(file)))
+def _rewrite(problem: Problem, root: Path, lists: Collection[str]) -> Problem:
+    """Return a problem of the settings with the file that holds it and the command that writes it again."""
+    name = problem.key.split(".")[0]
+    file = root / f"{name}.json" if name in lists else Path(problem.file)
+    return Problem(problem.message, FIX, str(file), key=problem.key)
