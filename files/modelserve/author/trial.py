@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from modelserve.config import parser, project
 from modelserve.config.section import Conf, Section
-from modelserve.environments.build import Environment, Environments
+from modelserve.environments.build import EnvironmentBuilder
+from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.serve.application import args_of
 from modelserve.settings import Settings
@@ -88,9 +89,10 @@ def environment_of(settings: Settings, package: Path, progress: Callable[[str], 
     Raises:
         UserError: it cannot be built.
     """
-    environments = Environments(settings, Store(settings.home / "store"))
-    environment = environments.of_package(package.name, package)
-    environments.build(environment, progress)
+    store = Store(settings.home / "store")
+    resolver = EnvironmentResolver(settings, store)
+    environment = resolver.of_package(package.name, package)
+    EnvironmentBuilder(settings, store, resolver).build(environment, progress)
     return environment
 
 

@@ -22,7 +22,7 @@ from modelserve.gateway.haproxy import HEALTH_PATH, VERSION_HEADER, Configuratio
 from modelserve.settings import Elsewhere, Settings
 from modelserve.store.sync import Puller
 from modelserve.util.files import write_atomically
-from modelserve.util.http import opener_here
+from modelserve.util.http import local_opener
 
 Progress = Callable[[str], None]
 DIRECTORY = "gateways"  # below the store
@@ -145,7 +145,7 @@ class Follower:
 def _version(url: str) -> str | None:
     """Which configuration answers; None: none does."""
     try:
-        with opener_here().open(url, timeout=2) as response:
+        with local_opener().open(url, timeout=2) as response:
             return str(response.headers.get(VERSION_HEADER, ""))
     except urllib.error.HTTPError as error:  # it reaches no ingress, which is not asked here
         return str(error.headers.get(VERSION_HEADER, ""))
