@@ -80,7 +80,9 @@ def test_the_exit_code_tells(
     for lines, code in (([], 0), (["no X"], 1)):
         monkeypatch.setattr(contract, "CHECKS", (lambda lines=lines: iter(lines),))
         assert contract.main() == code
-    assert capsys.readouterr().err == "error: contract with Ray 1.0, uvicorn 1.0: no X\n"
+    passed, failed = capsys.readouterr().out.splitlines()
+    assert passed == "contract: 1 checks passed with Ray 1.0, uvicorn 1.0"
+    assert failed == "error: contract with Ray 1.0, uvicorn 1.0: no X"
 
 
 def test_the_image_s_build_runs_it() -> None:

@@ -14,6 +14,6 @@ def test_ray_and_uvicorn_keep_the_contract() -> None:
 def test_a_switch_that_serve_does_not_have_breaks_it() -> None:
     result = run("docker", "exec", "--env", "RAY_SERVE_HAPROXY_NO_SUCH_SWITCH=1", HEAD, *CHECK, check=False)
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    (line,) = result.stdout.splitlines()
     assert line.startswith("error: contract with Ray")
     assert line.endswith("Serve reads no variable RAY_SERVE_HAPROXY_NO_SUCH_SWITCH")
