@@ -15,7 +15,7 @@ from modelserve.errors import Location, Problem, UserError, validation_problems
 FIX = "Run site.yml to write it again"
 
 
-class Elsewhere(BaseModel):
+class RemoteGateway(BaseModel):
     """A gateway on another host than the head.
 
     Attributes:
@@ -83,7 +83,7 @@ class Settings(BaseModel):
     access_log: bool = False
     retry_unanswered: bool = True
     workers: dict[str, str] = {}
-    gateways: dict[str, Elsewhere] = {}
+    gateways: dict[str, RemoteGateway] = {}
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:

@@ -95,14 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("directory", type=Path)
 
     node = command("node", _node, "Run Ray in this container (what the containers do).")
-    node.add_argument("action", choices=("head", "worker", "health", "catch-up"))
+    node.add_argument("action", choices=("head", "worker", "health", "sync"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
-    gateway.add_argument("action", choices=("run", "health", "refresh", "keep"))
-    gateway.add_argument("--head", default="", help="for keep: follow this head (default: this is the head)")
-    gateway.add_argument("--name", default="", help="for keep: what this host is called in the inventory")
+    gateway.add_argument("action", choices=("run", "health", "refresh", "sync"))
+    gateway.add_argument("--head", default="", help="for sync: follow this head (default: this is the head)")
+    gateway.add_argument("--name", default="", help="for sync: what this host is called in the inventory")
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     catalog = command("catalog", _catalog, "Say what is served and whether it is ready (what its container does).")
     catalog.add_argument("action", choices=("run", "health"))
@@ -296,13 +296,13 @@ def _store(options: argparse.Namespace) -> None:
 
 
 def _node(options: argparse.Namespace) -> None:
-    from modelserve.cluster import node
+    from modelserve.cluster import health, join, node
 
     settings = Settings.load()
     if options.action == "health":
-        _within(options.wait, lambda: node.health(options.role, settings), lambda: node.state(settings))
-    elif options.action == "catch-up":
-        node.catch_up_once_joined(settings, options.options["head_address"])
+        _within(options.wait, lambda: health.health(options.role, settings), lambda: health.join_progress(settings))
+    elif options.action == "sync":
+        join.sync_after_joining(settings, options.options["head_address"])
     else:
         node.run(options.action, settings, **options.options)
 
@@ -317,8 +317,8 @@ def _gateway(options: argparse.Namespace) -> None:
         _within(options.wait, Proxy(settings.home).health)
     elif options.action == "run":
         Proxy(settings.home).run()
-    elif options.action == "keep":
-        sync_agent.keep(settings.home, options.head, options.name)
+    elif options.action == "sync":
+        sync_agent.run(settings.home, options.head, options.name)
     else:
         changed = Gateway(settings, lambda line: print(line, file=sys.stderr)).refresh()
         text = "the gateway knows the nodes" + ("" if changed else " already")
