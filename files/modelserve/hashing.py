@@ -1,4 +1,4 @@
-"""What content is this? SHA-256 over files, trees and values, stable across machines."""
+"""Hash files, trees and values with SHA-256. The hashes are the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Left out of a package: what running it writes, and what editors and version control keep.
+# Not part of a package: files that running it writes, and those of editors and version control.
 IGNORED_DIRECTORIES = frozenset({"__pycache__", ".git", ".svn", ".idea", ".vscode", ".ipynb_checkpoints"})
 IGNORED_SUFFIXES = (".pyc", ".pyo", ".swp", "~")
-# 12 hex digits are 48 bits: among a thousand versions of a thing, the chance of two alike is one in 10^9.
+# 12 hex digits are 48 bits: among a thousand versions, the chance of an equal pair is 2 in 10^9.
 SHORT = 12
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def of_value(value: Any) -> str:
-    """Short hash of a JSON value, whatever the order of its keys."""
+    """Return the short hash of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:SHORT]
 
 
 def tree_files(root: Path) -> Iterator[Path]:
-    """The files of a package, in a fixed order, without what running or editing it leaves behind."""
+    """Yield the files of a package in a fixed order, without those that running or editing it leaves behind."""
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         if IGNORED_DIRECTORIES.isdisjoint(parts) and not path.name.endswith(IGNORED_SUFFIXES) and path.is_file():
@@ -35,7 +35,7 @@ def tree_files(root: Path) -> Iterator[Path]:
 
 
 def of_tree(root: Path) -> str:
-    """Short hash of a tree: relative names, executable bits and contents; times and owners do not count."""
+    """Return the short hash of a tree: relative names, executable bits and contents, not times and owners."""
     entries = [
         (str(path.relative_to(root)), bool(path.stat().st_mode & 0o100), of_file(path)) for path in tree_files(root)
     ]

@@ -1,4 +1,4 @@
-"""How this cluster is set up, as Ansible wrote it to ``settings.json`` on the head."""
+"""The cluster's settings, which Ansible writes to ``settings.json`` on the head."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
-        """Read ``<home>/settings.json``; where there is none, the defaults hold.
+        """Read ``<home>/settings.json``; without it, the defaults hold.
 
         Args:
-            home: modelserve_home; None takes ``$MODELSERVE_HOME``, else /opt/modelserve.
+            home: the data directory; None takes ``$MODELSERVE_HOME``, else /opt/modelserve.
 
         Raises:
-            UserError: the file is not what Ansible writes.
+            UserError: a file is not as Ansible writes it.
         """
         root = Path(home or os.environ.get("MODELSERVE_HOME") or "/opt/modelserve")
         file = root / "settings.json"
@@ -106,18 +106,22 @@ class Settings(BaseModel):
 
     @property
     def conf_file(self) -> Path:
+        """Return the path of conf.ini as deployed."""
         return self.home / "conf.ini"
 
     @property
     def algopkg(self) -> Path:
+        """Return the directory of the packages as deployed."""
         return self.home / "algopkg"
 
     @property
     def model_zoo(self) -> Path:
+        """Return the directory of the model files as deployed."""
         return self.home / "Model_ZOO"
 
     @property
     def token_file(self) -> Path:
+        """Return the path of the cluster's token."""
         return self.home / "secrets" / "ray_token"
 
 

@@ -128,7 +128,7 @@ def test_a_file_written_to_while_it_is_copied_is_refused(
 
 def test_a_stored_model_that_was_changed_is_not_held_and_is_made_anew(store: Store, model: Path) -> None:
     kept = store.add_model(model)
-    content = {"path": relative(store, kept), "hash": ""}
+    content = relative(store, kept)
     assert store.holds(content)
     kept.write_bytes(b"Weights")
     assert not store.holds(content)
@@ -213,7 +213,7 @@ def test_what_is_there_whole_is_held(store: Store, package: Path, model: Path) -
     begun = store.env_path("Echo", "2")
     begun.mkdir()
     paths = [copy, kept, env, "env/Echo-2", "env/Echo-3", "pkg/Echo-1", "model/0123/net.onnx", f"{kept}.other"]
-    assert [path for path in paths if store.holds({"path": path, "hash": ""})] == [copy, kept, env]
+    assert [path for path in paths if store.holds(path)] == [copy, kept, env]
 
 
 def everything(store: Store) -> set[str]:
@@ -232,28 +232,28 @@ def test_what_nothing_refers_to_is_removed(store: Store, package: Path, model: P
     for env in (old[0], new[0]):
         store.hash_of(env)
     directories = ["/".join(path.split("/")[:2]) for path in old]
-    assert store.collect(new) == directories
+    assert store.collect_garbage(new) == directories
     assert everything(store) == {"env/Echo-2", "env/.Echo-2.hash", new[1], str(Path(new[2]).parent)}
     assert [path for path in new if (store.root / path).exists()] == new
-    assert store.collect(new) == []
+    assert store.collect_garbage(new) == []
 
 
 def test_models_of_one_content_stay_as_long_as_one_is_referred_to(store: Store, model: Path) -> None:
     twin = model.with_name("renamed.onnx")
     twin.write_bytes(model.read_bytes())
     kept = [relative(store, store.add_model(model)), relative(store, store.add_model(twin))]
-    assert store.collect(kept[:1]) == []
-    assert store.collect([]) == [str(Path(kept[0]).parent)]
+    assert store.collect_garbage(kept[:1]) == []
+    assert store.collect_garbage([]) == [str(Path(kept[0]).parent)]
 
 
 def test_a_store_that_was_never_filled_has_nothing_to_remove(store: Store) -> None:
-    assert store.collect([]) == []
+    assert store.collect_garbage([]) == []
 
 
 def test_what_a_build_does_at_the_moment_is_left_alone(store: Store) -> None:
     (store.root / "pkg" / ".Echo-0123.17").mkdir(parents=True)
     (store.root / "cache" / "uv").mkdir(parents=True)
-    assert store.collect([]) == []
+    assert store.collect_garbage([]) == []
     assert everything(store) == {"pkg/.Echo-0123.17", "cache/uv"}
 
 
@@ -268,19 +268,19 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", power_fails)
         with pytest.raises(KeyboardInterrupt):
-            store.collect([])
-    assert not store.holds({"path": env})
+            store.collect_garbage([])
+    assert not store.holds(env)
     assert [path for path in store.root.glob("env/[!.]*")] == []
     make_env(store, "Echo-1")  # it is wanted again, and later not any more
-    assert store.holds({"path": env})
-    assert store.collect([]) == [env]
+    assert store.holds(env)
+    assert store.collect_garbage([]) == [env]
     assert everything(store) == set()
 
 
 def test_what_a_cut_off_removal_left_is_removed_though_nothing_else_is(store: Store) -> None:
     env = make_env(store, "Echo-1")
     (store.root / "env" / ".removed-Echo-0" / "bin").mkdir(parents=True)
-    assert store.collect([env]) == []
+    assert store.collect_garbage([env]) == []
     assert everything(store) == {env}
 
 

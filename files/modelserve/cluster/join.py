@@ -16,7 +16,7 @@ from typing import Any
 from modelserve.cluster.health import end_progress, health, report_progress
 from modelserve.errors import UserError
 from modelserve.settings import Settings
-from modelserve.store.sync import Puller
+from modelserve.store.sync import StoreClient
 
 RETRY_S = 3
 JOIN_POLL_S = 1
@@ -35,7 +35,7 @@ def wait_for_content(settings: Settings, head_address: str) -> None:
     reported = ""
     while True:
         try:
-            Puller(settings, head_address, lambda line: report_progress(settings, line)).catch_up()
+            StoreClient(settings, head_address, lambda line: report_progress(settings, line)).sync()
         except UserError as error:
             cause = _cause(error)
             if cause != reported:
@@ -64,7 +64,7 @@ def sync_after_joining(settings: Settings, head_address: str) -> None:
         except UserError:  # Ray still starts; the container's health check reports it
             continue
         try:
-            Puller(settings, head_address, _print).catch_up()
+            StoreClient(settings, head_address, _print).sync()
             return
         except UserError as error:
             cause = _cause(error)

@@ -118,7 +118,7 @@ def publish_versions(settings: Settings) -> None:
         manifest = Manifest.load(store.root / NAME)
     except UserError:  # damaged: the next apply names the content again
         manifest = Manifest()
-    manifest.model_copy(update={"versions": Versions.here()}).publish(store)
+    manifest.model_copy(update={"versions": Versions.running()}).publish(store)
 
 
 def _empty(directory: Path) -> None:

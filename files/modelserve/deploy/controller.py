@@ -166,14 +166,14 @@ class Controller:
 
     def _require_content(self, target: Target, number: int) -> None:
         """Raise a UserError where a release cannot run here."""
-        image = manifest.Versions.here()
+        image = manifest.Versions.running()
         for what, key, version in (("Python", "python", image.python), ("Ray", "ray", image.ray)):
             if target.versions.get(key, version) != version:
                 message = f"release {number} was made for {what} {target.versions[key]}, this image has {version}"
                 fix = f"Apply its conf.ini instead: 'modelserve releases show {number}' prints it"
                 raise UserError(message, fix)
         paths = manifest.paths_of(target.applications, self._store)
-        missing = [path for path in paths if not self._store.holds({"path": path})]
+        missing = [path for path in paths if not self._store.holds(path)]
         if missing:
             message = f"release {number} needs {', '.join(missing)}, which is not complete in the store"
             raise UserError(message, "Apply its conf.ini and packages instead, or choose another release")
@@ -206,7 +206,7 @@ class Controller:
             self._rollout.submit(target.applications)
         release = self._record(target, plan.summary(), rollback_of)
         # Replicas that served until now may still answer their last requests: a later release collects their content.
-        self._store.collect(self._publisher.publish(target.applications, kept=before))
+        self._store.collect_garbage(self._publisher.publish(target.applications, kept=before))
         return release
 
     def _restore(self, failure: _Failure, keep_going: bool) -> NoReturn:

@@ -44,7 +44,7 @@ class Publisher:
         for release in self._releases:
             stay |= dict.fromkeys(manifest.paths_of(release.target.applications, self._store))
         contents = manifest.contents(complete, self._store)
-        versions = manifest.Versions.here()  # the controller runs in the head's container
+        versions = manifest.Versions.running()  # the controller runs in the head's container
         manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay)).publish(self._store)
         # A worker that restarts deletes what is not kept.
         self._write_distributed(set(self._distributed()) & set(stay))
@@ -62,7 +62,7 @@ class Publisher:
         if set(needed) <= set(self._distributed()):
             return
         self._progress("distributing new content to the workers")
-        distribute.to_workers(self._progress)
+        distribute.replicate_to_workers(self._progress)
         self._write_distributed(needed)
 
     def _distributed(self) -> list[str]:

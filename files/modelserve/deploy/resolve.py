@@ -85,7 +85,7 @@ class Resolver:
             conf=text,
             served=Served(port=conf.port, routes=routes_of(conf.sections)),
             applications=applications,
-            versions=manifest.Versions.here().model_dump(exclude={"image"}),
+            versions=manifest.Versions.running().model_dump(exclude={"image"}),
             serve_port=self._settings.serve_port,
         )
         return Resolved(conf, target, environments)

@@ -16,7 +16,7 @@ from modelserve.gateway.gateway import Gateway
 from modelserve.gateway.haproxy import Configuration, Proxy
 from modelserve.gateway.remote import DIRECTORY, decrypt
 from modelserve.settings import Settings
-from modelserve.store.sync import Puller
+from modelserve.store.sync import StoreClient
 
 # A certificate is renewed 30 days before it expires; a site's own that was replaced is loaded within a minute.
 REFRESH_PERIOD_S = 60.0
@@ -50,7 +50,7 @@ class ConfigurationSync:
         self._settings = settings
         # The container can write to this directory alone.
         work = settings.home / "gateway" / "followed"
-        self._puller = Puller(settings, head, _print, work)
+        self._client = StoreClient(settings, head, _print, work)
         self._name = name
         self._proxy = Proxy(settings.home)
 
@@ -63,7 +63,7 @@ class ConfigurationSync:
         Raises:
             UserError: the head does not answer or has none for this host, or HAProxy refuses it.
         """
-        text = decrypt(self._settings, self._puller.bring(f"{DIRECTORY}/{self._name}").read_bytes())
+        text = decrypt(self._settings, self._client.fetch_file(f"{DIRECTORY}/{self._name}").read_bytes())
         if text is None:
             raise UserError("the configuration is not of this cluster's token", "Run site.yml: it brings the token")
         try:

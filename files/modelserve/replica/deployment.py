@@ -137,7 +137,7 @@ class Backend:
 
     def __init__(self, args: AppArgs) -> None:
         for model in args.models:
-            integrity.require(model)
+            integrity.require_integrity(model)
         found = load_class(args.name, args.package, args.backend)
         if args.batch_size > 1 and not issubclass(found, AlgoBackend):
             raise TypeError(

@@ -1,6 +1,6 @@
-"""Has every live worker what is about to be served? Asks each of them, as a Ray task, to fetch what it lacks.
+"""Replicate the store to every live worker: a Ray task on each of them fetches what the worker lacks.
 
-Workers that are off are left alone: they catch up before they join.
+Workers that are off sync before they join.
 """
 
 from __future__ import annotations
@@ -14,64 +14,64 @@ from modelserve.serve.api import NAME_LABEL
 from modelserve.settings import Settings
 
 Progress = Callable[[str], None]
-SAY_AGAIN_S = 15
-OUTAGE_S = 60  # a store that restarts during a deploy is waited for
+PROGRESS_S = 15
+OUTAGE_S = 60  # a store can restart during a deploy
 
 
-def to_workers(progress: Progress) -> None:
-    """Return when every live worker has all the store's manifest names.
+def replicate_to_workers(progress: Progress) -> None:
+    """Return when every live worker has all entries that the store's manifest names.
 
     Args:
         progress: gets a line per worker.
 
     Raises:
-        UserError: naming each worker that cannot, and why. One that goes away meanwhile is none of those.
+        UserError: workers that cannot fetch an entry, each with the cause. A worker that stops meanwhile is ignored.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.init(address="auto", namespace="modelserve", log_to_driver=False, logging_level="ERROR")
     try:
-        fetch = ray.remote(num_cpus=0, max_retries=0)(_fetch)
+        sync = ray.remote(num_cpus=0, max_retries=0)(_sync)
         workers = {
             node["NodeID"]: node["Labels"].get(NAME_LABEL, node["NodeManagerAddress"])
             for node in ray.nodes()
             if node["Alive"] and not _is_head(node)
         }
-        waiting = {
-            fetch.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): name
+        pending = {
+            sync.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): name
             for node, name in workers.items()
         }
         problems = []
-        while waiting:
-            done, _ = ray.wait(list(waiting), timeout=SAY_AGAIN_S)
-            for task in done:
-                name = waiting.pop(task)
+        while pending:
+            finished, _ = ray.wait(list(pending), timeout=PROGRESS_S)
+            for task in finished:
+                name = pending.pop(task)
                 try:
                     fetched, problem = ray.get(task)
                 except ray.exceptions.RayError:
-                    progress(f"{name}: gone; it catches up when it comes back")
+                    progress(f"{name}: stopped; it syncs when it starts again")
                     continue
                 if problem:
                     problems.append(f"{name}: {problem}")
                 else:
                     progress(f"{name}: has it" + (f", fetched {len(fetched)}" if fetched else ""))
-            if not done:
-                progress(f"fetching: {', '.join(sorted(waiting.values()))}")
+            if not finished:
+                progress(f"fetching: {', '.join(sorted(pending.values()))}")
         if problems:
             raise UserError("\n".join(problems))
     finally:
         ray.shutdown()
 
 
-def _fetch() -> tuple[list[str], str]:
-    """Runs on a worker: what was fetched, or the problem in words."""
-    from modelserve.store.sync import Puller
+def _sync() -> tuple[list[str], str]:
+    """Sync the worker that this runs on. Return the fetched paths and the problem, empty when there is none."""
+    from modelserve.store.sync import StoreClient
 
     head = os.environ["MODELSERVE_HEAD"]
-    puller = Puller(Settings.load(), head, lambda line: print(line, flush=True), outage_s=OUTAGE_S)
+    client = StoreClient(Settings.load(), head, lambda line: print(line, flush=True), outage_s=OUTAGE_S)
     try:
-        return puller.catch_up(), ""
+        return client.sync(), ""
     except UserError as error:
         return [], str(error)
 

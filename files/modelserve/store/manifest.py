@@ -1,7 +1,7 @@
-"""What must every node have? The list the head publishes in its store, and workers pull by.
+"""The manifest: what the head runs, and which entries of the store every node needs.
 
-``store/manifest.json``: which image, Python and Ray the head runs, which content is needed to run what is served or
-about to be, and which content kept releases refer to.
+``store/manifest.json`` names the head's image, Python and Ray, the entries of the applications that run or are about
+to, and the entries that kept releases refer to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "manifest.json"
 
 
 class Versions(BaseModel):
-    """What has to be the same on every node: the image by its content's name, and what is in it."""
+    """What has to be the same on every node: the image, named by its content, and what is in it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -33,14 +33,14 @@ class Versions(BaseModel):
     ray: str = ""
 
     @classmethod
-    def here(cls) -> Versions:
-        """Those of this container; the image's name comes from ``$MODELSERVE_IMAGE``."""
+    def running(cls) -> Versions:
+        """Return the versions of this container; the image's name is ``$MODELSERVE_IMAGE``."""
         image = os.environ.get("MODELSERVE_IMAGE", "")
         return cls(image=image, python=platform.python_version(), ray=importlib.metadata.version("ray"))
 
 
 class Content(BaseModel):
-    """A piece of the store: its path below it, and its hash (``hashing.of_tree``; SHA-256 for a model)."""
+    """An entry of the store: its path below it, and its hash (``hashing.of_tree``; SHA-256 for a model)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -53,8 +53,8 @@ class Manifest(BaseModel):
 
     Attributes:
         versions: what the head runs.
-        needed: content to have before joining, in the order to fetch it.
-        kept: paths of all content that is still referred to; what is not may be removed.
+        needed: entries to have before joining, in the order to fetch them.
+        kept: paths of all entries that something refers to; the others may be removed.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -76,10 +76,10 @@ class Manifest(BaseModel):
             return cls.model_validate_json(file.read_text())
         except ValidationError as error:
             text = " ".join(str(error).split())[:300]
-            raise UserError(Problem(text, "Apply conf.ini: that writes it anew", str(file))) from None
+            raise UserError(Problem(text, "Apply conf.ini: that writes it again", str(file))) from None
 
     def publish(self, store: Store) -> None:
-        """Write it to the store, when it says anything new."""
+        """Write the manifest to the store, unless the same is there."""
         file = store.root / NAME
         text = json.dumps(self.model_dump(), indent=1) + "\n"
         if not file.exists() or file.read_text() != text:
@@ -94,5 +94,5 @@ def paths_of(applications: Applications, store: Store) -> list[str]:
 
 
 def contents(paths: Iterable[str], store: Store) -> tuple[Content, ...]:
-    """Each path with its hash."""
+    """Return each path with its hash."""
     return tuple(Content(path=path, hash=store.hash_of(path)) for path in paths)

@@ -1,4 +1,4 @@
-"""Serves the head's store to the workers, read only: an rsync daemon with the cluster's token as its password."""
+"""Serve the head's store to the workers, read only, by an rsync daemon whose password is the cluster's token."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from modelserve.util.files import write_atomically
 PORT = SERVICE_PORTS["store"]
 MODULE = "store"
 USER = "modelserve"
-# Workers beyond this many wait for their turn, so that those served get done.
+# The others are refused and try again, so that these finish.
 MAX_CONNECTIONS = 8
 RUNTIME = Path("/run/modelserve")
 
-# See rsyncd.conf(5). Symbolic links are given as they are: an environment's point to the image's Python.
+# See rsyncd.conf(5). Symbolic links stay as they are: those of an environment point to the image's Python.
 CONFIGURATION = """\
 port = {port}
 use chroot = no
@@ -40,7 +40,7 @@ secrets file = {secrets}
 
 
 def run(settings: Settings) -> None:
-    """Become the daemon.
+    """Replace this process by the daemon.
 
     Raises:
         UserError: the cluster has no token yet.
@@ -49,7 +49,7 @@ def run(settings: Settings) -> None:
         raise UserError(f"{settings.token_file} is missing", "Run site.yml")
     secrets = RUNTIME / "rsyncd.secrets"
     write_atomically(secrets, f"{USER}:{settings.token_file.read_text().strip()}\n", mode=0o600)
-    # Started by root, rsync would become nobody, who may not read the store.
+    # rsync of root would run as nobody, who may not read the store.
     identity = "uid = 0\ngid = 0" if os.geteuid() == 0 else ""
     text = CONFIGURATION.format(
         identity=identity,

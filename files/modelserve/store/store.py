@@ -1,7 +1,8 @@
-"""The immutable store: packages, models and environments under names that are their content.
+"""The immutable store: packages, models and environments, named by their content.
 
-``store/pkg/<Name>-<hash>/``, ``store/model/<sha256>/<file>``, ``store/env/<Name>-<hash>/``. What has its final
-name is complete: packages and models are made aside and renamed, environments carry a mark written last.
+Its entries are ``pkg/<Name>-<hash>/``, ``model/<sha256>/<file>`` and ``env/<Name>-<hash>/``. An entry with its final
+name is complete: packages and models are written under another name and renamed, environments have a record that is
+written last.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,11 +19,16 @@ from modelserve.errors import UserError
 from modelserve.store import integrity
 from modelserve.util.files import copy, write_atomically
 
-ENV_MARK = "modelserve.json"
+ENVIRONMENT_RECORD = "modelserve.json"
 
 
 class Store:
-    """The store under ``root``."""
+    """The store in a directory.
+
+    Attributes:
+        root: the directory.
+        models: the directory of the models in it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -30,64 +36,66 @@ class Store:
         self._hash_cache = root / "model_hashes.json"
 
     def package_path(self, name: str, source: Path) -> Path:
-        """Where the package lies, or will lie, with the content ``source`` has now."""
+        """Return the path of a package with the content that ``source`` has now."""
         return self.root / "pkg" / f"{name}-{hashing.of_tree(source)}"
 
     def add_package(self, name: str, source: Path) -> Path:
-        """Take a snapshot of a package, unless it is there already; returns its directory."""
+        """Copy a package into the store, unless it is there, and return its directory."""
         target = self.package_path(name, source)
         if not target.is_dir():
-            with self._made_aside(target) as aside:
+            with self._temporary(target) as temporary:
                 for path in hashing.tree_files(source):
-                    copy = aside / path.relative_to(source)
+                    copy = temporary / path.relative_to(source)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, copy)
         return target
 
     def model_path(self, source: Path) -> Path:
-        """Where a model file lies, or will lie, with the content it has now."""
+        """Return the path of a model with the content that ``source`` has now."""
         return self.models / self.sha256(source) / source.name
 
     def add_model(self, source: Path) -> Path:
-        """Put a copy of a model file into the store; returns its path. What is written to the file later does not
-        change the copy. Where the disk can share the bytes of two files, it takes no place.
+        """Copy a model file into the store, unless it is there, and return the copy's path.
+
+        A later change of the file leaves the copy as it is. The copy takes no space where the disk can share the bytes
+        of two files.
 
         Raises:
-            UserError: the file was written to meanwhile.
+            UserError: the file was written to while it was copied.
         """
         target = self.model_path(source)
-        # A link to the working file, as earlier versions made it, would change with it.
-        if not integrity.is_intact(target) or target.samefile(source):
+        # Earlier versions linked the working file, whose changes would change the entry.
+        if not integrity.verify_integrity(target) or target.samefile(source):
             target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_name(f".{target.name}.{os.getpid()}")
-            copy(source, aside)
-            found = hashing.of_file(aside)
-            if found != target.parent.name:
-                aside.unlink()
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            copy(source, temporary)
+            if hashing.of_file(temporary) != target.parent.name:
+                temporary.unlink()
                 raise UserError(f"{source} was written to while it was copied", "Apply again")
-            aside.rename(target)
-            integrity.seal(target, integrity.mark(target))
+            temporary.rename(target)
+            integrity.write_stamp(target, integrity.file_state(target))
         return target
 
-    def env_path(self, name: str, identity: str) -> Path:
-        """Where the environment of that name and identity lies, or will lie."""
-        return self.root / "env" / f"{name}-{identity}"
+    def env_path(self, name: str, environment_hash: str) -> Path:
+        """Return the path of an environment."""
+        return self.root / "env" / f"{name}-{environment_hash}"
 
     @staticmethod
     def is_complete(env: Path) -> bool:
-        """Whether an environment's build reached its end."""
-        return (env / ENV_MARK).is_file()
+        """Return whether the build of an environment ended well."""
+        return (env / ENVIRONMENT_RECORD).is_file()
 
     @staticmethod
     def complete(env: Path, record: dict[str, object]) -> None:
-        """Mark an environment as complete; ``record`` says what it is."""
-        # One of that name that was there before had other bytes.
+        """Write the record that makes an environment complete."""
+        # An earlier build of that name had other bytes.
         env.with_name(f".{env.name}.hash").unlink(missing_ok=True)
-        write_atomically(env / ENV_MARK, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        write_atomically(env / ENVIRONMENT_RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
     def hash_of(self, path: str) -> str:
-        """The content hash of a piece of the store: in a package's and a model's name, computed for an environment,
-        and remembered beside it.
+        """Return the content hash of an entry.
+
+        The names of packages and models have it. That of an environment is computed once, and kept beside it.
 
         Args:
             path: ``env/<Name>-<hash>``, ``pkg/<Name>-<hash>`` or ``model/<sha256>/<file>``.
@@ -97,66 +105,71 @@ class Store:
             return name
         if kind == "pkg":
             return name.rpartition("-")[2]
-        remembered = self.root / kind / f".{name}.hash"
-        if not remembered.exists():
-            write_atomically(remembered, hashing.of_tree(self.root / path))
-        return remembered.read_text()
+        hash_file = self.root / kind / f".{name}.hash"
+        if not hash_file.exists():
+            write_atomically(hash_file, hashing.of_tree(self.root / path))
+        return hash_file.read_text()
 
-    def holds(self, content: Mapping[str, str]) -> bool:
-        """Whether a piece of the store is there, whole."""
-        kind, path = content["path"].split("/")[0], self.root / content["path"]
+    def holds(self, entry: str) -> bool:
+        """Return whether an entry is in the store and complete.
+
+        Args:
+            entry: its path below the store.
+        """
+        kind, path = entry.split("/")[0], self.root / entry
         if kind == "model":
-            return integrity.is_intact(path)
+            return integrity.verify_integrity(path)
         return self.is_complete(path) if kind == "env" else path.exists()
 
-    def collect(self, kept: Iterable[str]) -> list[str]:
-        """Remove the packages, models and environments that nothing refers to.
+    def collect_garbage(self, kept: Iterable[str]) -> list[str]:
+        """Remove the entries that nothing refers to.
 
         Args:
             kept: paths below the store that stay, as in a manifest.
 
         Returns:
-            The paths that were removed.
+            The paths of the removed entries.
         """
         stay = {"/".join(path.split("/")[:2]) for path in kept}
         removed = []
-        for half in self.root.glob("*/.removed-*"):  # of a removal that ended in the middle
-            shutil.rmtree(half, ignore_errors=True)
+        for interrupted in self.root.glob("*/.removed-*"):
+            shutil.rmtree(interrupted, ignore_errors=True)
         for kind in ("env", "pkg", "model"):
             for path in sorted(self.root.glob(f"{kind}/[!.]*")):
                 name = f"{kind}/{path.name}"
                 if name not in stay:
-                    # Under another name first: what is half removed must not look whole.
-                    aside = path.with_name(f".removed-{path.name}")
-                    path.rename(aside)
-                    shutil.rmtree(aside, ignore_errors=True)
+                    # Renamed first: an interrupted removal must not look complete.
+                    renamed = path.with_name(f".removed-{path.name}")
+                    path.rename(renamed)
+                    shutil.rmtree(renamed, ignore_errors=True)
                     path.with_name(f".{path.name}.hash").unlink(missing_ok=True)
                     removed.append(name)
         return removed
 
     def sha256(self, path: Path) -> str:
-        """SHA-256 of a working model file."""
-        # Models are large, and hashed at every plan: the hash is kept with what tells that a file was written to.
-        mark = integrity.mark(path)
+        """Return the SHA-256 of a working model file."""
+        # Models are large, and every plan needs their hashes: a hash is valid while the file's state is the same.
+        state = integrity.file_state(path)
         try:
-            known = json.loads(self._hash_cache.read_text())
+            hashes = json.loads(self._hash_cache.read_text())
         except (OSError, ValueError):
-            known = {}
+            hashes = {}
         key = str(path)
-        if known.get(key, [None])[0] != mark:
-            known[key] = [mark, hashing.of_file(path)]
-            known = {name: value for name, value in known.items() if os.path.exists(name)}
+        if hashes.get(key, [None])[0] != state:
+            hashes[key] = [state, hashing.of_file(path)]
+            hashes = {name: value for name, value in hashes.items() if Path(name).exists()}
             self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._hash_cache, json.dumps(known))
-        return str(known[key][1])
+            write_atomically(self._hash_cache, json.dumps(hashes))
+        return str(hashes[key][1])
 
     @contextmanager
-    def _made_aside(self, target: Path) -> Iterator[Path]:
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    def _temporary(self, target: Path) -> Iterator[Path]:
+        """Yield a directory that becomes ``target`` when all went well."""
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         try:
-            yield aside
-            aside.rename(target)
+            yield temporary
+            temporary.rename(target)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)

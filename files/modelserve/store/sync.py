@@ -1,20 +1,18 @@
-"""Does this node have what it needs? Fetches from the head's store what the manifest names and the node lacks.
+"""Synchronize a node's store with the head's: fetch the entries that the manifest names and the node lacks.
 
-The head serves its store by an rsync daemon (``store_server``): files that were begun are gone on with, those an
-earlier environment has are linked instead of fetched, and what came is compared with its content hash before it gets
-its final name.
+The head serves its store by an rsync daemon (:mod:`modelserve.store.rsync_server`). An interrupted file is continued, a
+file that an earlier environment has is linked instead of fetched, and an entry gets its final name when its content
+hash is right.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from modelserve import hashing
@@ -24,12 +22,13 @@ from modelserve.store import integrity, manifest
 from modelserve.store.manifest import Content, Manifest, Versions
 from modelserve.store.rsync_server import MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util.files import locked
 
 Progress = Callable[[str], None]
 STALL_S = 60
 CONNECT_S = 10
-# The store serves a few nodes at a time and turns the others away: these ask again, not all in the same moment, for at
-# most so long. One file's turn comes within minutes even where 50 nodes fetch an environment.
+# The store serves a few nodes at a time and refuses the others, which try again until a deadline. The interval is
+# random, so that they do not all try in the same moment. With 50 nodes, one file takes minutes.
 BUSY_S = 900
 RETRY_S = (0.5, 3.0)
 LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at most
@@ -38,23 +37,23 @@ LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at
 _REFUSED, _WRITE_FAILED, _PARTIAL = 5, 11, 23
 
 
-class Unreachable(UserError):
-    """The head's store does not answer, or not now."""
+class UnreachableError(UserError):
+    """Raised when the head's store does not answer."""
 
 
-class Busy(Unreachable):
-    """The head's store serves as many nodes as it may."""
+class BusyError(UnreachableError):
+    """Raised when the head's store serves as many nodes as it may."""
 
 
-class Puller:
-    """Fetches into this node's store from the head's.
+class StoreClient:
+    """Client of the head's store, for this node's.
 
     Args:
-        settings: this node's home and token.
-        head: the head's host, as this node reaches it.
-        progress: gets a line for each piece that is fetched.
-        work: where small files come to lie; None: ``<home>/node``.
-        outage_s: seconds that a store which does not answer is asked again. One that is busy is asked for ``BUSY_S``.
+        settings: this node's data directory and token.
+        head: the head's address, as this node reaches it.
+        progress: gets a line for each entry that is fetched.
+        work: the directory of small files; None takes ``<home>/node``.
+        outage_s: seconds that requests to a store that does not answer are repeated. A busy store has ``BUSY_S``.
     """
 
     def __init__(
@@ -68,70 +67,71 @@ class Puller:
         self._progress = progress
 
     def manifest(self) -> Manifest:
-        """What the head publishes now.
+        """Return the head's manifest.
 
         Raises:
-            UserError: the store does not answer or refuses this node, or what it has is no manifest.
+            UserError: the store does not answer or refuses this node, or its manifest is damaged.
         """
-        return Manifest.load(self.bring(manifest.NAME))
+        return Manifest.load(self.fetch_file(manifest.NAME))
 
-    def bring(self, name: str) -> Path:
-        """A small file of the head's store as it is now, beside this node's own.
+    def fetch_file(self, name: str) -> Path:
+        """Fetch a small file of the head's store and return the path of the copy.
 
         Raises:
             UserError: the store does not answer or refuses this node, or there is no such file.
         """
         self._work.mkdir(parents=True, exist_ok=True)
         target = self._work / Path(name).name
-        # However alike it looks: two can have the same size, and be written within the second that rsync compares.
+        # Two versions can have the same size and time: rsync compares whole seconds.
         self._rsync(name, target, "--ignore-times")
         return target
 
-    def catch_up(self) -> list[str]:
-        """Fetch what the manifest names and is not here, and remove what nothing refers to any more.
+    def sync(self) -> list[str]:
+        """Fetch the entries that the manifest names and this node lacks; remove those that nothing refers to.
 
         Returns:
-            The paths that were fetched.
+            The paths of the fetched entries.
 
         Raises:
             UserError: this node runs another image than the head, the store does not answer, or the disk is full.
         """
-        with self._alone():
+        # A node that starts and a deploy can sync at the same time.
+        with locked(self._work / "pull.lock"):
             published = self.manifest()
-            require_same(published.versions, Versions.here())
+            require_same_versions(published.versions, Versions.running())
             fetched = []
             for content in published.needed:
-                if not self._store.holds(content.model_dump()):
+                if not self._store.holds(content.path):
                     self._fetch(content)
                     fetched.append(content.path)
             if published.kept:
-                for begun in self._store.root.glob("*/.pull-*"):  # all that is needed is here: it was not
-                    shutil.rmtree(begun, ignore_errors=True)
-                self._store.collect([*published.kept, *(content.path for content in published.needed)])
+                for unneeded in self._store.root.glob("*/.pull-*"):  # all that is needed is complete
+                    shutil.rmtree(unneeded, ignore_errors=True)
+                self._store.collect_garbage([*published.kept, *(content.path for content in published.needed)])
             return fetched
 
     def _fetch(self, content: Content) -> None:
         self._progress(f"fetching {content.path}")
         target = self._store.root / content.path
-        aside = target.with_name(f".pull-{target.name}")
+        temporary = target.with_name(f".pull-{target.name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         is_model = content.path.startswith("model/")
         links = [] if is_model else [f"--link-dest={earlier}" for earlier in self._earlier(target)]
-        # A second time, from nothing, where what was begun or linked is not what the head has: rsync compares sizes
-        # and times, and another version's file can have both.
+        # rsync compares sizes and times, which another version's file can have too. Then the entry is fetched again,
+        # without the files of an interrupted or earlier one.
         for options in (links, []):
-            self._rsync(content.path if is_model else content.path + "/", aside, *options)
-            found = hashing.of_file(aside) if is_model else hashing.of_tree(aside)
-            if found == content.hash:
+            self._rsync(content.path if is_model else content.path + "/", temporary, *options)
+            content_hash = hashing.of_file(temporary) if is_model else hashing.of_tree(temporary)
+            if content_hash == content.hash:
                 shutil.rmtree(target, ignore_errors=True)
-                aside.rename(target)
+                temporary.rename(target)
                 if is_model:
-                    integrity.seal(target, integrity.mark(target))
+                    integrity.write_stamp(target, integrity.file_state(target))
                 return
-            aside.unlink() if is_model else shutil.rmtree(aside)
+            temporary.unlink() if is_model else shutil.rmtree(temporary)
         raise UserError(
-            f"{content.path} is damaged in the head's store: its content's hash is {found}, not {content.hash}",
-            f"Remove {target} on the head and deploy again: that makes it anew",
+            f"{content.path} is damaged in the head's store: its content hash is {content_hash}, not {content.hash}",
+            f"Remove {target} on the head and deploy again: that makes it again",
         )
 
     def _earlier(self, target: Path) -> list[Path]:
@@ -145,14 +145,16 @@ class Puller:
         command = ["rsync", "--recursive", "--links", "--perms", "--times", "--partial", f"--timeout={STALL_S}"]
         command += [f"--contimeout={CONNECT_S}", *options, url, str(target)]
         environment = {**os.environ, "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
-        started = time.monotonic()
+        failing_since: float | None = None
         while True:
             result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if result.returncode == 0:
                 return
             problem = self._problem(source, result.returncode, result.stderr)
-            patience_s = BUSY_S if isinstance(problem, Busy) else self._outage_s
-            if not isinstance(problem, Unreachable) or time.monotonic() - started > patience_s:
+            timeout_s = BUSY_S if isinstance(problem, BusyError) else self._outage_s
+            now = time.monotonic()
+            failing_since = now if failing_since is None else failing_since  # a transfer may have run long before
+            if not isinstance(problem, UnreachableError) or now - failing_since >= timeout_s:
                 raise problem
             time.sleep(random.uniform(*RETRY_S))
 
@@ -162,41 +164,33 @@ class Puller:
             free = shutil.disk_usage(self._settings.home).free // 2**20
             return UserError(
                 f"no space left for {source.rstrip('/')}: {free} MiB are free at {self._store.root}",
-                "Free some; the node goes on by itself when there is space",
+                "Free some; the node continues by itself when there is space",
             )
         if "max connections" in stderr:
-            return Busy(
+            return BusyError(
                 f"the head's store at {self._head}:{PORT} serves other nodes ({text})",
-                "It is asked again for a while; if that is not enough, deploy again: what was fetched stays",
+                "Requests are repeated for a while; after that, deploy again: fetched entries stay",
             )
         if code == _REFUSED:
-            return UserError(f"the head's store refuses this node: {text}", "Run site.yml: it brings the token")
+            return UserError(f"the head's store refuses this node: {text}", "Run site.yml: it installs the token")
         if code in (_PARTIAL, _WRITE_FAILED):
             return UserError(f"{source.rstrip('/')} cannot be fetched: {text}", "See 'docker logs modelserve_store'")
-        return Unreachable(
+        return UnreachableError(
             f"the head's store at {self._head}:{PORT} does not answer ({text})",
-            "It is waited for. If that lasts: is the head on, and is the port open to this host?",
+            "The node waits for it. If that lasts, check that the head is on and that the port is open to this host",
         )
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        # A node that starts and a deploy may want to fetch the same at once.
-        self._work.mkdir(parents=True, exist_ok=True)
-        with (self._work / "pull.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
 
-
-def require_same(head: Versions, here: Versions) -> None:
-    """Refuse a node that runs something else than the head.
+def require_same_versions(head: Versions, node: Versions) -> None:
+    """Return when a node runs what the head runs.
 
     Raises:
-        UserError: naming both.
+        UserError: image, Python or Ray differ.
     """
-    pairs = [("image", here.image, head.image), ("Python", here.python, head.python), ("Ray", here.ray, head.ray)]
-    for what, mine, theirs in pairs:
-        if theirs and mine != theirs:
+    pairs = [("image", node.image, head.image), ("Python", node.python, head.python), ("Ray", node.ray, head.ray)]
+    for name, of_node, of_head in pairs:
+        if of_head and of_node != of_head:
             raise UserError(
-                f"this node runs {what} {mine or 'unknown'}, the head {theirs}",
-                "Run site.yml: it brings the head's image to every worker",
+                f"this node runs {name} {of_node or 'unknown'}, the head {of_head}",
+                "Run site.yml: it installs the head's image on every worker",
             )

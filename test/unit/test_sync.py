@@ -21,7 +21,7 @@ from modelserve.settings import Settings
 from modelserve.store import rsync_server, sync
 from modelserve.store.manifest import NAME, Content, Manifest, Versions
 from modelserve.store.store import Store
-from modelserve.store.sync import Busy, Puller, Unreachable
+from modelserve.store.sync import BusyError, StoreClient, UnreachableError
 
 if TYPE_CHECKING:
     from conftest import StoreServer
@@ -86,7 +86,7 @@ def worker(tmp_path: Path, head: Head) -> Settings:
 
 
 def catch_up(worker: Settings, said: list[str] | None = None) -> list[str]:
-    return Puller(worker, "127.0.0.1", (said if said is not None else []).append).catch_up()
+    return StoreClient(worker, "127.0.0.1", (said if said is not None else []).append).sync()
 
 
 def refused(worker: Settings) -> str:
@@ -230,7 +230,7 @@ def test_a_fetch_that_was_cut_off_goes_on(
         # The link is slow, and the worker is switched off in the middle of the model.
         slow = f'case "$*" in *model*) exec timeout -s TERM 0.5 {real} --bwlimit=1000 "$@";; esac; exec {real} "$@"'
         stub(tmp_path / "slow", patch, slow)
-        with pytest.raises(Unreachable):
+        with pytest.raises(UnreachableError):
             catch_up(worker)
     begun = target.with_name(".pull-net.onnx")
     assert names(target.parent) == [begun.name]
@@ -273,7 +273,7 @@ def test_what_was_begun_and_does_not_fit_is_fetched_from_nothing(head: Head, wor
         begun.write_bytes(b"w_ights")
         os.utime(begun, ns=(0, source.stat().st_mtime_ns))
     assert catch_up(worker) == [path]
-    assert Store(worker.home / "store").holds({"path": path})
+    assert Store(worker.home / "store").holds(path)
     assert not (worker.home / "store" / path / "stray").exists()
     assert kind == "env" or (worker.home / "store" / path).read_bytes() == b"weights"
 
@@ -364,7 +364,7 @@ def test_a_wrong_token_is_refused(head: Head, worker: Settings) -> None:
 def test_a_store_that_does_not_answer_is_waited_for(head: Head, worker: Settings) -> None:
     head.publish(head.add_model("net.onnx"))
     head.server.stop()
-    with pytest.raises(Unreachable, match=f"127.0.0.1:{head.server.port} does not answer"):
+    with pytest.raises(UnreachableError, match=f"127.0.0.1:{head.server.port} does not answer"):
         catch_up(worker)
     head.server.start()
     assert len(catch_up(worker)) == 1
@@ -392,7 +392,7 @@ def test_a_store_that_serves_others_is_asked_again_until_a_deadline(
     with ThreadPoolExecutor() as pool:
         with occupied(head.server):
             monkeypatch.setattr(sync, "BUSY_S", 0.2)
-            with pytest.raises(Busy, match="serves other nodes .*max connections"):
+            with pytest.raises(BusyError, match="serves other nodes .*max connections"):
                 catch_up(worker)
             monkeypatch.setattr(sync, "BUSY_S", 60)
             fetching = pool.submit(catch_up, worker)
@@ -425,11 +425,24 @@ def test_a_deploy_waits_for_a_store_that_restarts(
     head.server.stop()
     monkeypatch.setattr(sync, "RETRY_S", (0.01, 0.1))
     with ThreadPoolExecutor() as pool:
-        fetching = pool.submit(Puller(worker, "127.0.0.1", print, outage_s=60).catch_up)
+        fetching = pool.submit(StoreClient(worker, "127.0.0.1", print, outage_s=60).sync)
         time.sleep(0.5)
         assert not fetching.done()
         head.server.start()
     assert fetching.result() == [model]
+
+
+def test_a_transfer_that_is_cut_off_late_is_tried_again(
+    head: Head, worker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = head.add_model("net.onnx")
+    head.publish(model)
+    monkeypatch.setattr(sync, "RETRY_S", (0.01, 0.02))
+    cut, real = tmp_path / "cut", shutil.which("rsync")
+    reset = "echo 'rsync: read error: Connection reset by peer (104)' >&2; exit 12"
+    # The first transfer lasts longer than an outage may.
+    stub(tmp_path / "cutting", monkeypatch, f'[ -e {cut} ] || {{ touch {cut}; sleep 1; {reset}; }}; exec {real} "$@"')
+    assert StoreClient(worker, "127.0.0.1", print, outage_s=0.5).sync() == [model]
 
 
 def test_a_head_that_has_published_nothing_is_named(head: Head, worker: Settings) -> None:
@@ -455,12 +468,12 @@ def test_a_node_that_is_not_as_the_head_fetches_nothing(
 )
 def test_what_differs_is_named(versions: Versions, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        sync.require_same(versions, Versions(image="i:1", python="3.13.1", ray="2.60.0"))
+        sync.require_same_versions(versions, Versions(image="i:1", python="3.13.1", ray="2.60.0"))
 
 
 def test_a_node_that_is_as_the_head_fetches(head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSERVE_IMAGE", "modelserve:1")
-    head.publish(head.add_model("net.onnx"), versions=Versions.here())
+    head.publish(head.add_model("net.onnx"), versions=Versions.running())
     assert len(catch_up(worker)) == 1
 
 
