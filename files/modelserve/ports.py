@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Every port Ray listens on, fixed. Serve's own (8000, 8404, 8500, 9101, 30000 and up) are Serve's defaults.
+# Ray's ports are fixed. Those of Serve (8000, 8404, 8500, 9101, 30000 and up) are its defaults.
 PORTS: Mapping[str, int] = {
     "node-manager-port": 6380,
     "object-manager-port": 6381,

@@ -194,7 +194,7 @@ def test_a_route_must_be_a_path(route: str) -> None:
 @pytest.mark.parametrize("reserved", RESERVED_ROUTES)
 def test_a_route_the_server_answers_itself_is_refused(reserved: str) -> None:
     (found,) = problems(f"{SERVER}[algopkg.Echo]\nbackend = Echo\nroute = /{reserved}/x\n")
-    assert "answered by the server itself" in found.message
+    assert "is a route of the server itself" in found.message
 
 
 @pytest.mark.parametrize("missing", ["backend", "route"])

@@ -45,8 +45,8 @@ def test_sections_share_a_route(sections: list[str], weights: dict[str, tuple[st
             "[algopkg.B] route: 'x' is the route of [algopkg.A] too. Give each",
         ),
         (["A x", "B x 40", "C x 60"], "[algopkg.C] weight: the weights of 'x' add up to 100 and leave nothing"),
-        (["A x 0", "B x 0"], "[algopkg.B] weight: nobody would answer 'x': all its weights are 0"),
-        (["A x 0"], "[algopkg.A] weight: nobody would answer 'x': its weight is 0"),
+        (["A x 0", "B x 0"], "[algopkg.B] weight: no algorithm would answer 'x': all its weights are 0"),
+        (["A x 0"], "[algopkg.A] weight: no algorithm would answer 'x': its weight is 0"),
         (["A x -1", "B x"], "[algopkg.A] weight: -1 is out of range"),
     ],
 )

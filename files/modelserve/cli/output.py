@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from modelserve.config.routes import WHOLE
+from modelserve.config.routes import FULL_WEIGHT
 from modelserve.deploy.plan import SIGNS, Difference, Plan
 from modelserve.deploy.releases import Release
 from modelserve.security.keys import Key
@@ -51,7 +51,7 @@ def status_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "nothing is served: conf.ini has no section, or was not applied yet"
     url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # to be copied: never cut
-    shared = any(row["url"] and row["weight"] != WHOLE for row in rows)
+    shared = any(row["url"] and row["weight"] != FULL_WEIGHT for row in rows)
     table = Table("algorithm", "status", "replicas", *(["share"] if shared else []), url, box=box.SIMPLE_HEAD)
     for row in rows:
         share = [f"{row['weight']:.3g}%" if row["url"] else ""] if shared else []

@@ -1,4 +1,4 @@
-"""Checks a conf.ini against what lies beside it: the packages in algopkg/ and the files in Model_ZOO/."""
+"""Check a conf.ini against its project: the packages in algopkg/ and the files in Model_ZOO/."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from modelserve.errors import Problem, UserError
 
 
 def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.ini") -> list[Problem]:
-    """Find what conf.ini names and the project lacks.
+    """Return what conf.ini names and the project lacks.
 
     Args:
         conf: the configuration.
         algopkg: the directory of packages.
-        models: names of the model files there are, or will be.
+        models: names of the model files that exist or are described in models.yml.
         file: conf.ini's name in messages.
 
     Returns:
-        Every problem, empty when there is none.
+        Every problem.
     """
     available = sorted(models)
     problems: list[Problem] = []
@@ -67,10 +67,10 @@ def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
 
 
 def classes_of(package: Path) -> list[str]:
-    """The names of the classes that a package's ``backend.py`` defines, those that begin with ``_`` left out.
+    """Return the names of the classes that a package's ``backend.py`` defines, without those that begin with ``_``.
 
     Raises:
-        UserError: there is no such file, or it does not parse.
+        UserError: the file is missing or does not parse.
     """
     source = package / "backend.py"
     try:
@@ -83,13 +83,13 @@ def classes_of(package: Path) -> list[str]:
 
 
 def _top_level_names(source: bytes) -> dict[str, bool]:
-    """Names a module defines, and whether each is written as a class; ``*`` when it imports everything of another."""
+    """Return the names that a module defines, and whether each is a class; ``*`` for all names of another module."""
     names: dict[str, bool] = {}
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
+    nodes: list[ast.AST] = [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)  # under "if" and "try" too, but not inside classes and functions
+            nodes += ast.iter_child_nodes(node)  # under "if" and "try" too, but not inside classes and functions
         if isinstance(node, ast.ClassDef):
             names[node.name] = True
         elif isinstance(node, ast.Import | ast.ImportFrom):

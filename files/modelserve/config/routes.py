@@ -1,5 +1,7 @@
-"""Which algorithms answer a route, and with what share of its requests? The gateway's affair: Serve knows each
-algorithm by a prefix of its own, which never changes."""
+"""Routes: which algorithms answer each of them, and with what weight.
+
+Only the gateway knows routes. Serve has each algorithm under a prefix of its own, which never changes.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from modelserve.config.section import Section
 
-# Names the algorithm: in a request to pick one of those that share a route, in every answer to tell who gave it.
+# In a request, it selects an algorithm of the route; in an answer, it names the algorithm that gave it.
 ALGORITHM_HEADER = "X-Modelserve-Algorithm"
-WHOLE = 100  # what a section without a weight fills up to
+FULL_WEIGHT = 100  # a section without a weight gets what the others leave of it
 
 
 class Share(BaseModel):
@@ -21,8 +23,8 @@ class Share(BaseModel):
 
     Attributes:
         name: the section's name.
-        prefix: where Serve answers it.
-        weight: its part of the route's requests, in proportion to the others'; 0 is asked by name alone.
+        prefix: its path in Serve.
+        weight: its part of the route's requests, relative to the others; 0 gets only requests that name it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -36,8 +38,12 @@ Routes = dict[str, tuple[Share, ...]]
 
 
 class Served(BaseModel):
-    """What the gateway answers: the port clients call, and the algorithms behind each route (without slashes at its
-    ends)."""
+    """What the gateway serves.
+
+    Attributes:
+        port: the port that clients call.
+        routes: the algorithms behind each route; a route has no slashes at its ends.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -45,33 +51,37 @@ class Served(BaseModel):
     routes: Routes = {}
 
     def places(self) -> dict[str, tuple[str, int]]:
-        """Each algorithm's route and weight."""
+        """Return each algorithm's route and weight."""
         return {share.name: (route, share.weight) for route, shares in self.routes.items() for share in shares}
 
     def percentages(self) -> dict[str, tuple[str, float]]:
-        """Each algorithm's route and its part of that route's requests, 0 to 100."""
+        """Return each algorithm's route and its part of that route's requests, in percent."""
         total = {route: sum(share.weight for share in shares) or 1 for route, shares in self.routes.items()}
         return {name: (route, 100 * weight / total[route]) for name, (route, weight) in self.places().items()}
 
     def without(self, names: Iterable[str]) -> Served:
-        """The same, where these algorithms answer no more. Their requests go to those they shared a route with."""
-        gone = set(names)
-        left = {
-            route: tuple(share for share in shares if share.name not in gone) for route, shares in self.routes.items()
-        }
-        return self.model_copy(update={"routes": {route: shares for route, shares in left.items() if shares}})
+        """Return the same without these algorithms. The others of their routes get their requests."""
+        removed = set(names)
+        routes = {}
+        for route, shares in self.routes.items():
+            remaining = tuple(share for share in shares if share.name not in removed)
+            if remaining:
+                routes[route] = remaining
+        return self.model_copy(update={"routes": routes})
 
     def keeping(self, old: Served, names: Iterable[str]) -> Served:
-        """The same, but these algorithms answer as they did in ``old``, if they did: as a standby where their route is
-        another's by now."""
+        """Return the same, but with these algorithms as ``old`` has them, if it does.
+
+        They get weight 0 where other algorithms have their route now.
+        """
         kept = set(names)
         routes = dict(self.without(kept).routes)
         for route, shares in old.routes.items():
-            back = [share for share in shares if share.name in kept]
-            if back and route in routes:
-                back = [share.model_copy(update={"weight": 0}) for share in back]
-            if back:
-                routes[route] = (*routes.get(route, ()), *back)
+            restored = [share for share in shares if share.name in kept]
+            if restored and route in routes:
+                restored = [share.model_copy(update={"weight": 0}) for share in restored]
+            if restored:
+                routes[route] = (*routes.get(route, ()), *restored)
         return self.model_copy(update={"routes": routes})
 
 
@@ -85,26 +95,26 @@ class Conflict(NamedTuple):
 
 
 def prefix_of(name: str) -> str:
-    """Where Serve answers an algorithm: ASCII, whatever letters its name has."""
+    """Return the path of an algorithm in Serve: ASCII, whatever letters its name has."""
     return f"/{name}" if name.isascii() else f"/xn--{name.encode('punycode').decode()}"
 
 
 def picking(name: str) -> dict[str, str]:
-    """The header of a request that none but this algorithm shall answer."""
+    """Return the header of a request that only this algorithm may answer."""
     return {ALGORITHM_HEADER: prefix_of(name).lstrip("/")}
 
 
 def routes_of(sections: Iterable[Section]) -> Routes:
-    """The routes that sections ask for; those of one route must not contradict each other (:func:`conflicts`)."""
+    """Return the routes of sections without :func:`conflicts`."""
     routes = {}
     for route, group in _groups(sections).items():
-        given = sum(section.weight or 0 for section in group)
+        total = sum(section.weight or 0 for section in group)
         alone = len(group) == 1
         routes[route] = tuple(
             Share(
                 name=section.name,
                 prefix=prefix_of(section.name),
-                weight=1 if alone else WHOLE - given if section.weight is None else section.weight,
+                weight=1 if alone else FULL_WEIGHT - total if section.weight is None else section.weight,
             )
             for section in group
         )
@@ -124,18 +134,20 @@ def conflicts(sections: Iterable[Section]) -> Iterator[Conflict]:
     """Yield the contradictions between the weights of sections that have one route."""
     for route, group in _groups(sections).items():
         first, last = group[0], group[-1]
-        open_ones = [section for section in group if section.weight is None]
-        given = sum(section.weight or 0 for section in group)
-        if len(open_ones) > 1:
+        unweighted = [section for section in group if section.weight is None]
+        total = sum(section.weight or 0 for section in group)
+        if len(unweighted) > 1:
             fix = "Give each algorithm a route of its own, or share it: 'weight = 10' gives this one 10 of 100 requests"
-            yield Conflict(open_ones[1], "route", f"'{route}' is the route of [algopkg.{open_ones[0].name}] too", fix)
-        elif open_ones and len(group) > 1 and given >= WHOLE:
-            message = f"the weights of '{route}' add up to {given} and leave nothing of {WHOLE} to {open_ones[0].name}"
-            other = last if last is not open_ones[0] else first
-            yield Conflict(other, "weight", message, f"Lower it, or give [algopkg.{open_ones[0].name}] a weight, too")
-        elif not open_ones and not given:
-            what = "its weight is 0" if len(group) == 1 else "all its weights are 0"
-            yield Conflict(last, "weight", f"nobody would answer '{route}': {what}", "Give a section more than 0")
+            yield Conflict(unweighted[1], "route", f"'{route}' is the route of [algopkg.{unweighted[0].name}] too", fix)
+        elif unweighted and len(group) > 1 and total >= FULL_WEIGHT:
+            name = unweighted[0].name
+            message = f"the weights of '{route}' add up to {total} and leave nothing of {FULL_WEIGHT} to {name}"
+            other = last if last is not unweighted[0] else first
+            yield Conflict(other, "weight", message, f"Lower it, or give [algopkg.{name}] a weight, too")
+        elif not unweighted and not total:
+            reason = "its weight is 0" if len(group) == 1 else "all its weights are 0"
+            message = f"no algorithm would answer '{route}': {reason}"
+            yield Conflict(last, "weight", message, "Give a section more than 0")
 
 
 def _groups(sections: Iterable[Section]) -> dict[str, list[Section]]:

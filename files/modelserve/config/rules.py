@@ -1,4 +1,4 @@
-"""How the keys of a section belong together: which mean nothing alone, and which contradict each other."""
+"""Rules between the keys of a section: keys that need another key, and values that contradict each other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelserve.config.section import Section
 
-# A key, and the one without which it means nothing.
+# Keys, each with the key that it needs.
 _NEEDS = {"min_replicas": "max_replicas", "target_ongoing_requests": "max_replicas", "batch_wait": "batch_size"}
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """What does not go together: the keys, the first one most to blame, what is wrong, and the way out."""
+    """Keys that contradict each other, the one to change first; the message, and the fix."""
 
     keys: tuple[str, ...]
     message: str
@@ -23,11 +23,11 @@ class Contradiction:
 
 
 def contradictions(section: Section, own: Container[str]) -> Iterator[Contradiction]:
-    """Find what does not go together in a section whose values are right one by one.
+    """Yield the contradictions of a section whose values are valid one by one.
 
     Args:
-        section: the section, the values of [DEFAULTS] in it.
-        own: the keys it has itself.
+        section: the section, with the values of [DEFAULTS].
+        own: the keys that the section itself has.
     """
     for key, needed in _NEEDS.items():
         if key in own and (needed not in section.model_fields_set or getattr(section, needed) is None):
@@ -37,7 +37,7 @@ def contradictions(section: Section, own: Container[str]) -> Iterator[Contradict
         yield Contradiction(
             ("batch_size", "max_ongoing_requests"),
             f"batch_size ({section.batch_size}) is more than max_ongoing_requests ({section.max_ongoing_requests}): "
-            "so many requests never meet in a replica",
+            "a replica never has so many requests",
             f"Write max_ongoing_requests = {section.batch_size} or more",
         )
 

@@ -1,4 +1,4 @@
-"""A section of conf.ini and the whole of it, as checked values."""
+"""The checked values of conf.ini: a section, and the whole file."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Section(BaseModel):
         if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*", route) or {".", ".."} & set(route.split("/")):
             raise ValueError(f"'{value}' is not a path of letters, digits, '.', '_', '~', '-' and '/'")
         if route.split("/")[0] in RESERVED_ROUTES:
-            raise ValueError(f"'{route.split('/')[0]}' is answered by the server itself")
+            raise ValueError(f"'{route.split('/')[0]}' is a route of the server itself")
         return route
 
     @field_validator("method")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Model(BaseModel):
     """One model file and where it comes from: exactly one of ``wheel`` (with ``member``), ``url`` and ``path``.
 
-    A ``signature`` says who made it, by ``public_key`` or ``certificate``: see :mod:`modelserve.models.signatures`.
+    A ``signature`` is verified with ``public_key`` or ``certificate``: see :mod:`modelserve.models.signatures`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +32,6 @@ class Model(BaseModel):
         if sum(map(bool, (self.public_key, self.certificate))) != bool(self.signature):
             raise ValueError("'signature' goes with exactly one of 'public_key' and 'certificate'")
         for name in (self.signature, self.public_key, self.certificate):
-            if name.startswith("/") or ".." in name.split("/"):  # the head gets nothing else
+            if name.startswith("/") or ".." in name.split("/"):  # only Model_ZOO is copied to the head
                 raise ValueError(f"'{name}' must be a file in Model_ZOO, or below")
         return self

