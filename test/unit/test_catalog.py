@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import uvicorn
-from modelserve.catalog import app
-from modelserve.catalog import readiness as catalog_module
-from modelserve.catalog.readiness import Catalog, judge
+from modelserve.catalog import app, schemas
+from modelserve.catalog import catalog as catalog_module
+from modelserve.catalog.catalog import Catalog
+from modelserve.catalog.readiness import judge
 from modelserve.config.section import Section
 from modelserve.errors import UserError
 from modelserve.serve.application import Application
@@ -103,7 +104,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(catalog_module, "AGE_S", 0)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 0)
     made = World(tmp_path, site)
     server = uvicorn.Server(uvicorn.Config(made.app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -219,7 +220,7 @@ def test_without_ray_s_api_each_algorithm_is_asked_directly_and_that_is_said(wor
 def test_serve_is_asked_once_a_second_however_often_the_catalog_is(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_module, "AGE_S", 30)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 30)
     world.serve("A")
     world.say(A=details("RUNNING"))
     for _ in range(20):
@@ -228,7 +229,7 @@ def test_serve_is_asked_once_a_second_however_often_the_catalog_is(
 
 
 def test_an_answer_is_believed_for_its_second_and_no_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "AGE_S", 0.2)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 0.2)
     world.serve("A")
     world.say(A=details("RUNNING"))
     assert world.ready()[0] == 200
@@ -279,11 +280,11 @@ def test_types_an_old_replica_gave_during_an_update_are_asked_for_again(
     world.document()
     world.answer("A", output={"type": "string"})
     world.say(A=details("RUNNING", "RUNNING", identity="2"))
-    monkeypatch.setattr(catalog_module, "SCHEMA_RETRY_S", 0)
+    monkeypatch.setattr(schemas, "RETRY_S", 0)
     assert world.document()["components"]["schemas"]["A.output"] == {"type": "string"}
 
 
-def test_one_that_rests_is_not_woken_for_its_types(world: World) -> None:
+def test_an_algorithm_scaled_to_zero_is_not_started_for_its_types(world: World) -> None:
     world.serve("A")
     world.say(A=details(least=0))
     world.answer("A", output={"type": "integer"})

@@ -162,7 +162,7 @@ def test_where_a_key_is_needed_the_document_says_so() -> None:
     assert found["components"]["securitySchemes"][name]["name"] == "X-API-Key" and "security" not in without
     for operation in (found["paths"]["/r"]["get"], found["paths"]["/r/schema"]["get"]):
         assert {"401", "403", "429"} <= set(operation["responses"])
-    many = found["components"]["responses"]["TooMany"]
+    many = found["components"]["responses"]["TooManyRequests"]
     assert set(many["content"]) == {"application/json"} and "Retry-After" in many["headers"]
 
 
