@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from modelserve.util.http import context_here
+from modelserve.util.http import local_context
 
 TIMEOUT_S = 60
 MAX_SECONDS = 300
@@ -118,6 +118,6 @@ def _percentile(ordered: list[float], share: int) -> float | None:
 def _connection(target: urllib.parse.SplitResult) -> http.client.HTTPConnection:
     host = target.hostname or ""
     if target.scheme == "https":
-        context = context_here()
+        context = local_context()
         return http.client.HTTPSConnection(host, target.port or 443, timeout=TIMEOUT_S, context=context)
     return http.client.HTTPConnection(host, target.port or 80, timeout=TIMEOUT_S)

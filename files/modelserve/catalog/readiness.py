@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from modelserve.serve.api import RayAPI
 from modelserve.serve.contract import SCHEMA_PATH
 from modelserve.serve.status import FAILURES, SCALING, ApplicationStatus, Replica, Statuses, statuses_of
 from modelserve.settings import Settings
+from modelserve.util.http import direct_opener
 
 API_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 1.0  # between hosts of a cluster it takes milliseconds
@@ -29,8 +29,7 @@ LOCALHOST = "127.0.0.1"
 SERVING = ("RUNNING", "PENDING_MIGRATION")
 # In these, Serve has just lost sight of a replica, or changes it in place.
 UNSURE = ("RECOVERING", "UPDATING")
-# No proxy: all addresses are within the cluster.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = direct_opener()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from modelserve.config.routes import picking
 from modelserve.config.section import Section
 from modelserve.deploy.controller import Controller
-from modelserve.util.http import opener_here
+from modelserve.util.http import local_opener
 
 TIMEOUT_S = 60
 SHOWN = 160  # characters of an answer
@@ -45,7 +45,7 @@ def _ask(url: str, section: Section, own: dict[str, str]) -> tuple[bool, str]:
     request = urllib.request.Request(url, body.encode(), headers, method=method)
     asked = f"{method} {url} {body}"
     try:
-        with opener_here().open(request, timeout=TIMEOUT_S) as response:
+        with local_opener().open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as error:
         return False, f"{asked} answered {error.code}: {error.read()[:300].decode(errors='replace')}"
