@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelserve.catalog.catalog import Catalog
-from modelserve.catalog.readiness import LOCALHOST, get
+from modelserve.catalog.readiness import LOCALHOST, Snapshot, get
 from modelserve.errors import UserError
 from modelserve.ports import SERVICE_PORTS
 from modelserve.settings import Settings
@@ -48,22 +48,7 @@ def application(catalog: Catalog, swagger_ui: Path = SWAGGER_UI) -> Starlette:
         return JSONResponse(snapshot.as_dict(), 200 if snapshot.ready else 503)
 
     async def ready_one(request: Request) -> Response:
-        name = request.path_params["name"]
-        snapshot = await catalog.snapshot()
-        readiness = snapshot.algorithms.get(name)
-        if readiness is None and snapshot.served is not None:
-            served = ", ".join(snapshot.algorithms) or "nothing"
-            return JSONResponse({"status": "unknown", "info": f"no algorithm {name} is served; {served} is"}, 404)
-        if readiness is None:
-            return JSONResponse({"status": "not ready", "info": snapshot.info}, 503)
-        info = "; ".join(text for text in (readiness.info, snapshot.degraded_reason) if text)
-        answer = {
-            "status": "ok" if readiness.ready else "not ready",
-            "info": f"{name}: {info}",
-            "ready": readiness.ready,
-            "replicas": readiness.replicas,
-        }
-        return JSONResponse(answer, 200 if readiness.ready else 503)
+        return _readiness_answer(await catalog.snapshot(), request.path_params["name"])
 
     async def document(_: Request) -> Response:
         try:
@@ -88,6 +73,24 @@ def application(catalog: Catalog, swagger_ui: Path = SWAGGER_UI) -> Starlette:
         Route(ALIVE_PATH, alive),
     ]
     return Starlette(routes=routes, middleware=[Middleware(_Headers)])
+
+
+def _readiness_answer(snapshot: Snapshot, name: str) -> Response:
+    """Return the answer of ``/readyz/<name>``."""
+    readiness = snapshot.algorithms.get(name)
+    if readiness is None and snapshot.served is not None:
+        served = ", ".join(snapshot.algorithms) or "nothing"
+        return JSONResponse({"status": "unknown", "info": f"no algorithm {name} is served; {served} is"}, 404)
+    if readiness is None:
+        return JSONResponse({"status": "not ready", "info": snapshot.info}, 503)
+    info = "; ".join(text for text in (readiness.info, snapshot.degraded_reason) if text)
+    answer = {
+        "status": "ok" if readiness.ready else "not ready",
+        "info": f"{name}: {info}",
+        "ready": readiness.ready,
+        "replicas": readiness.replicas,
+    }
+    return JSONResponse(answer, 200 if readiness.ready else 503)
 
 
 class _Headers:
