@@ -333,9 +333,11 @@ def serving(site: Site, **replicas: list[dict[str, Any] | str] | None) -> Settin
     shown = []
     for number, (replica, lines) in enumerate(replicas.items()):
         file = f"serve/replica_Echo_Echo_{replica}.log"
-        shown.append({"replica_id": replica, "node_id": str(number % 2), "log_file_path": f"/{file}"})
+        shown.append(
+            {"replica_id": replica, "state": "RUNNING", "node_id": str(number % 2), "log_file_path": f"/{file}"}
+        )
         log(site, str(number % 2), file, lines)
-    document = {"applications": {"Echo": {"deployments": {"Echo": {"replicas": shown}}}}}
+    document = {"applications": {"Echo": {"status": "RUNNING", "deployments": {"Echo": {"replicas": shown}}}}}
     site.answers["/api/serve/applications/"] = (200, json.dumps(document).encode())
     return Settings(home=Path("/nonexistent"), dashboard_url=site.url)
 

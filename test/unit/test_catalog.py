@@ -15,7 +15,10 @@ import uvicorn
 from modelserve.catalog import app
 from modelserve.catalog import readiness as catalog_module
 from modelserve.catalog.readiness import Catalog, judge
+from modelserve.config.section import Section
 from modelserve.errors import UserError
+from modelserve.serve.application import Application
+from modelserve.serve.status import ApplicationStatus
 from modelserve.settings import Settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -34,13 +37,16 @@ def details(
     **user_config: Any,
 ) -> dict[str, Any]:
     """Serve's details of an application, as far as they matter here."""
-    scaling = {} if least is None else {"autoscaling_config": {"min_replicas": least, "max_replicas": 2}}
-    wanted = {"user_config": user_config, **scaling}
+    scaling = {} if least is None else {"min_replicas": least, "max_replicas": 2}
+    section = Section(name="X", backend="X", route="x", method=("GET", "POST"), **scaling)
+    config = Application.from_section(section, Path("/pkg/X-1"), [], Path("/env/X-1")).to_serve()
+    (wanted,) = config["deployments"]
+    wanted["user_config"] |= user_config
     return {
         "status": status,
         "message": message,
         "route_prefix": "/X",
-        "deployed_app_config": {"route_prefix": "/X", "args": {"methods": ["GET", "POST"]}, "deployments": [wanted]},
+        "deployed_app_config": config,
         "deployments": {
             "X": {
                 "status": deployment,
@@ -164,13 +170,13 @@ def test_a_name_that_is_not_served_is_told_so(world: World) -> None:
     ],
 )
 def test_readiness_by_serve_s_details(found: dict[str, Any], ready: bool) -> None:
-    judged = judge(found)
+    judged = judge(ApplicationStatus.model_validate(found))
     assert judged is not None and judged.ready is ready
 
 
 def test_the_cause_of_a_failure_is_one_line() -> None:
     message = "Deployment failed:\nTraceback (most recent call last):\n  File x\nModuleNotFoundError: no foo\n"
-    judged = judge(details(status="DEPLOY_FAILED", message=message))
+    judged = judge(ApplicationStatus.model_validate(details(status="DEPLOY_FAILED", message=message)))
     assert judged is not None and judged.info == "no replica runs: ModuleNotFoundError: no foo"
 
 

@@ -18,7 +18,7 @@ from modelserve.config.routes import Served, Share
 from modelserve.config.section import Section
 from modelserve.deploy.releases import Releases, Target
 from modelserve.gateway.gateway import Gateway
-from modelserve.serve import application as serve_config
+from modelserve.serve.application import Application
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,15 +51,14 @@ def serving(home: Path, site: Site, status: str = "RUNNING", message: str = "") 
     """Have ``site`` answer as Ray's dashboard, with one application, and as the gateway."""
     (home / "settings.json").write_text(json.dumps({"dashboard_url": site.url}))
     Gateway(Settings.load(home)).configure(served(site.port))
+    section = Section(name="Echo", backend="Echo", route="echo", gpu_cost=0.5)
+    config = Application.from_section(section, Path("/store/pkg/Echo-1"), [], Path("/store/env/Echo-1"))
     application: dict[str, Any] = {
         "status": status,
         "message": message,
         "route_prefix": "/Echo",
         "deployments": {"Echo": {"replicas": [{"replica_id": "a", "state": "RUNNING"}]}},
-        "deployed_app_config": {
-            "deployments": [{"num_replicas": 1, "ray_actor_options": {"num_gpus": 0.5}}],
-            "runtime_env": {"py_executable": "/store/env/Echo-1/bin/python"},
-        },
+        "deployed_app_config": config.to_serve(),
     }
     site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": application}}).encode())
 
@@ -294,9 +293,9 @@ def released(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     releases = Releases(home / "releases", 10)
     for port, package, replicas in REMEMBERED:
         section = Section(name="Echo", backend="Echo", route="echo", replicas=replicas)
-        application = serve_config.application(section, Path(package), [Path("/s/model/ab12/words.json")], Path("/e/1"))
-        document = serve_config.document([application], 8000)
-        releases.record(Target(CONF, served(port), document, {}), [f"~ Echo ({package})"])
+        models = [Path("/s/model/ab12/words.json")]
+        application = Application.from_section(section, Path(package), models, Path("/e/1"))
+        releases.record(Target(CONF, served(port), {"Echo": application}, {}), [f"~ Echo ({package})"])
     return home
 
 

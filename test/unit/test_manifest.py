@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from modelserve.config.section import Section
 from modelserve.errors import UserError
-from modelserve.serve.application import application
+from modelserve.serve.application import Application
 from modelserve.store.manifest import NAME, Content, Manifest, Versions, contents, paths_of
 from modelserve.store.store import Store
 
@@ -22,7 +22,7 @@ def test_what_applications_refer_to_is_named_once_environments_first(store: Stor
     shared, own = root / "env" / "Base-1", root / "env" / "Net-2"
     model = root / "model" / "0123" / "net.onnx"
     applications = {
-        name: application(
+        name: Application.from_section(
             Section(name=name, backend=name, route=name.lower()), root / "pkg" / f"{name}-1", models, environment
         )
         for name, models, environment in [("Echo", [], shared), ("Net", [model], own), ("Twin", [model], shared)]

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from modelserve.cluster import nodes
-from modelserve.cluster.nodes import Nodes, amounts, fits, matches, no_room
+from modelserve.cluster.nodes import Nodes
 from modelserve.config.section import Section
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS
 from modelserve.serve.api import NAME_LABEL
-from modelserve.serve.application import application
+from modelserve.serve.application import Application
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,66 +23,6 @@ if TYPE_CHECKING:
 
 NODES = "/api/v0/nodes?limit=1000&detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
 APPLICATIONS = "/api/serve/applications/"
-
-# Eighths are exact in binary: what an assignment leaves free is no matter of rounding.
-eighths = st.integers(0, 16).map(lambda number: number / 8)
-resources = st.fixed_dictionaries({"GPU": eighths, "CPU": eighths})
-replicas = st.lists(st.tuples(st.sampled_from(["A", "B", "C"]), resources), max_size=5)
-
-
-def an_assignment_exists(costs: list[dict[str, float]], rooms: list[dict[str, float]]) -> bool:
-    """Tries all of them."""
-    if not costs:
-        return True
-    for room in rooms:
-        if all(room[kind] >= costs[0][kind] for kind in room):
-            left = {kind: room[kind] - costs[0][kind] for kind in room}
-            if an_assignment_exists(costs[1:], [left if other is room else other for other in rooms]):
-                return True
-    return False
-
-
-@given(replicas, st.lists(resources, max_size=3))
-def test_what_is_said_to_fit_does(wanted: list[tuple[str, dict[str, float]]], rooms: list[dict[str, float]]) -> None:
-    if not no_room(wanted, rooms):
-        assert an_assignment_exists([cost for _, cost in wanted], rooms)
-
-
-@given(replicas, st.lists(resources, max_size=3), st.sampled_from(["GPU", "CPU"]))
-def test_what_is_larger_than_every_node_never_fits(
-    others: list[tuple[str, dict[str, float]]], rooms: list[dict[str, float]], kind: str
-) -> None:
-    cost = {"GPU": 0.0, "CPU": 0.0, kind: max([room[kind] for room in rooms], default=0) + 0.125}
-    assert no_room([*others, ("Big", cost)], rooms)
-
-
-@given(st.lists(eighths, max_size=6), resources)
-def test_on_one_node_it_is_the_sum_that_counts(gpus: list[float], room: dict[str, float]) -> None:
-    wanted = [("A", {"GPU": gpu, "CPU": 0.0}) for gpu in gpus]
-    assert (no_room(wanted, [room]) == "") == (sum(gpus) <= room["GPU"])
-
-
-@given(replicas, st.lists(resources, max_size=3))
-def test_asking_changes_nothing(wanted: list[tuple[str, dict[str, float]]], rooms: list[dict[str, float]]) -> None:
-    before = json.dumps([wanted, rooms])
-    no_room(wanted, rooms)
-    assert json.dumps([wanted, rooms]) == before
-
-
-def test_sums_of_fractions_fit_though_they_are_rounded() -> None:
-    assert no_room([("A", {"GPU": 0.1, "CPU": 0})] * 10, [{"GPU": 1.0, "CPU": 0}]) == ""
-
-
-@pytest.mark.parametrize(
-    ("cost", "said"),
-    [
-        ({"GPU": 0.5, "CPU": 0}, "a replica of A needs 0.5 GPU"),
-        ({"GPU": 1, "CPU": 2}, "a replica of A needs 1 GPU and 2 CPU"),
-        ({"GPU": 0, "CPU": 0}, "a replica of A needs a node"),
-    ],
-)
-def test_what_is_missing_is_named(cost: dict[str, float], said: str) -> None:
-    assert said in no_room([("A", cost)], [])
 
 
 @dataclass
@@ -121,7 +59,7 @@ class Cluster:
     def serve(self, name: str, *places: str, gpus: float = 0, cpus: float = 1) -> None:
         """Have an application served, a replica at each of ``places``: a node's name, and maybe ``:STATE``."""
         section = Section(name=name, backend=name, route=name.lower(), gpu_cost=gpus, cpu_cost=cpus)
-        config = application(section, Path("/pkg/1"), [], Path("/env/1"))
+        config = Application.from_section(section, Path("/pkg/1"), [], Path("/env/1")).to_serve()
         shown = []
         for number, (place, _, state) in enumerate(place.partition(":") for place in places):
             node = self.node_id(place) if place else None
@@ -172,7 +110,7 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[st
     return lambda: calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_nodes_are_up_away_draining_or_unknown(cluster: Cluster) -> None:
+def test_nodes_are_up_down_draining_or_unknown(cluster: Cluster) -> None:
     cluster.add_node("worker_2", gpus=2)
     cluster.add_node("worker_3", message="DRAIN_NODE_REASON_PREEMPTION: DRAINING")
     cluster.add_node("of_yesterday")
@@ -182,7 +120,7 @@ def test_nodes_are_up_away_draining_or_unknown(cluster: Cluster) -> None:
     table = cluster.nodes(worker_1="10.0.0.9", worker_2="10.0.0.1", worker_3="10.0.0.2").table()
     assert [(row["name"], row["address"], row["state"], row["gpus"]) for row in table] == [
         ("head", "10.0.0.0", "UP", 0),
-        ("worker_1", "10.0.0.9", "AWAY", 0),
+        ("worker_1", "10.0.0.9", "DOWN", 0),
         ("worker_2", "10.0.0.1", "UP", 2),
         ("worker_3", "10.0.0.2", "DRAINING", 0),
         # Not in the inventory, but there.
@@ -197,7 +135,7 @@ def test_nodes_are_up_away_draining_or_unknown(cluster: Cluster) -> None:
     ]
 
 
-def test_a_head_that_does_not_answer_has_no_table(cluster: Cluster, closed_port: int) -> None:
+def test_a_head_that_does_not_answer_has_no_table(closed_port: int) -> None:
     with pytest.raises(UserError, match="does not answer"):
         Nodes(Settings(dashboard_url=f"http://127.0.0.1:{closed_port}"), print).table()
 
@@ -269,11 +207,22 @@ def test_a_worker_that_is_being_drained_is_no_room_for_anothers_replicas(
     assert "worker_1 cannot be drained" in refused(cluster, "worker_1", ray)
 
 
+@pytest.mark.usefixtures("ray")
+def test_an_application_that_is_not_modelserve_s_counts_without_needs(cluster: Cluster) -> None:
+    cluster.add_node("worker_1", gpus=1)
+    cluster.serve("Echo", "worker_1")
+    cluster.served["Echo"]["deployed_app_config"] = None
+    cluster.show()
+    cluster.when_said = lambda: cluster.serve("Echo", "head")
+    assert cluster.nodes(worker_1="10.0.0.1").drain("worker_1", timeout_s=20)
+
+
 def test_replicas_that_do_not_get_away_in_time_stop_a_removal(cluster: Cluster, ray: Callable[[], list[str]]) -> None:
     cluster.add_node("worker_1")
     cluster.serve("Echo", "worker_1")
     said = refused(cluster, "worker_1", ray, timeout_s=0)
-    assert "worker_1: 1 replicas are still there after 0 s" in said and "modelserve_force" in said
+    assert "worker_1: 1 replicas are still there after 0 s" in said
+    assert "modelserve_force" in said
 
 
 def test_who_insists_loses_what_cannot_move(cluster: Cluster, ray: Callable[[], list[str]]) -> None:
@@ -289,7 +238,7 @@ def test_a_worker_that_is_off_has_nothing_to_drain(cluster: Cluster, ray: Callab
 
 
 def test_what_is_no_worker_is_not_drained(cluster: Cluster, ray: Callable[[], list[str]]) -> None:
-    assert "no worker worker_7; known are: worker_1, worker_2" in refused(cluster, "worker_7", ray)
+    assert "no worker worker_7; the workers are: worker_1, worker_2" in refused(cluster, "worker_7", ray)
     assert "the head cannot be drained" in refused(cluster, "head", ray)
 
 
@@ -297,31 +246,3 @@ def test_what_ray_says_against_it_is_said(cluster: Cluster, tmp_path: Path, ray:
     cluster.add_node("worker_1")
     (tmp_path / "bin" / "ray").write_text("#!/bin/sh\necho starting >&2\necho 'the node is idle no more' >&2\nexit 1\n")
     assert refused(cluster, "worker_1", ray).endswith("the node is idle no more")
-
-
-@pytest.mark.parametrize(
-    ("cost", "room", "expected"),
-    [
-        ({"GPU": 0.5}, {"GPU": 0.5, "CPU": 0}, True),
-        ({"GPU": 0.1 + 0.2}, {"GPU": 0.3}, True),  # sums of fractions are off by a little
-        ({"GPU": 0.5}, {"GPU": 0.4}, False),
-        ({"GPU": 0, "memory": 2**30}, {"GPU": 1, "memory": 2**29}, False),
-        ({"GPU": 1}, {}, False),
-        ({}, {}, True),
-    ],
-)
-def test_a_replica_fits_where_everything_it_needs_is_free(
-    cost: dict[str, float], room: dict[str, float], expected: bool
-) -> None:
-    assert fits(cost, room) is expected
-
-
-def test_labels_select_nodes_as_ray_does() -> None:
-    labels = {"modelserve.node": "worker_1", "gpu": "a100"}
-    assert matches(labels, {}) and matches(labels, {"gpu": "a100", "zone": "!b"})
-    assert not matches(labels, {"gpu": "!a100"}) and not matches(labels, {"zone": "b"})
-
-
-def test_amounts_are_said_in_words() -> None:
-    assert amounts({"GPU": 0.5, "CPU": 0, "memory": 512 * 2**20}) == "0.5 GPU and 512 MiB memory"
-    assert amounts({"GPU": 0}, zero=True) == "0 GPU" and amounts({"GPU": 0}) == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from modelserve.config.routes import Served, Share
 from modelserve.config.section import METHODS, Section
 from modelserve.deploy.plan import compare
-from modelserve.serve.application import application
+from modelserve.serve.application import Application
 
 # The gateway as it is in most of these: it knows no algorithm, so that none moves.
 HERE = Served(port=666)
@@ -24,9 +23,9 @@ def app(
     models: tuple[str, ...] = ("/store/model/1/a",),
     environment: str = "/store/env/Echo-1",
     **keys: Any,
-) -> dict[str, Any]:
+) -> Application:
     section = Section(**{"name": "Echo", "backend": "Echo", "route": "echo", "user_config": 1, **keys})
-    return application(section, Path(package), map(Path, models), Path(environment))
+    return Application.from_section(section, Path(package), map(Path, models), Path(environment))
 
 
 def behind(route: str, weight: int = 1) -> Served:
@@ -40,10 +39,10 @@ def test_what_is_served_already_is_no_change() -> None:
 
 
 def test_defaults_that_serve_adds_are_no_change() -> None:
-    running = copy.deepcopy(app())
+    running = app().to_serve()
     running["external_scaler_enabled"] = False
     running["deployments"][0] |= {"graceful_shutdown_wait_loop_s": 2, "logging_config": None}
-    assert not compare({"Echo": app()}, {"Echo": running}, HERE, HERE)
+    assert not compare({"Echo": app()}, {"Echo": Application.from_serve(running)}, HERE, HERE)
 
 
 def test_a_plan_adds_removes_and_leaves_alone() -> None:
@@ -124,7 +123,8 @@ def test_differences_are_named_together() -> None:
     old, new = behind("echo"), behind("other", weight=10)
     (change,) = compare({"Echo": changed}, {"Echo": app()}, new, old).changes
     assert {one.what for one in change.differences} == {"code", "replicas", "route", "weight"}
-    assert change.needs_new_replicas and change.concerns_serve
+    assert change.needs_new_replicas
+    assert change.concerns_serve
 
 
 def test_another_route_or_share_is_not_serve_s_affair() -> None:
@@ -132,7 +132,8 @@ def test_another_route_or_share_is_not_serve_s_affair() -> None:
     assert plan.summary() == ["~ Echo (route, weight)"]
     (change,) = plan.changes
     assert [(one.old, one.new) for one in change.differences] == [("/echo", "/other"), (1, 10)]
-    assert not change.needs_new_replicas and not change.concerns_serve
+    assert not change.needs_new_replicas
+    assert not change.concerns_serve
     assert not compare({"Echo": app()}, {"Echo": app()}, behind("echo"), behind("echo"))
     assert compare({"Echo": app()}, {"Echo": app()}, behind("echo"), HERE), "a gateway that lost its routes"
 
@@ -185,7 +186,8 @@ APPS = st.dictionaries(
 
 @given(APPS)
 def test_nothing_differs_from_itself(apps: dict[str, Any]) -> None:
-    assert not compare(apps, copy.deepcopy(apps), HERE, HERE)
+    running = {name: Application.from_serve(json.loads(json.dumps(made.to_serve()))) for name, made in apps.items()}
+    assert not compare(apps, running, HERE, HERE)
 
 
 @given(APPS, APPS)

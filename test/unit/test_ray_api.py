@@ -30,9 +30,9 @@ def test_what_serve_runs_is_read_with_the_token(ray: RayAPI, site: Site) -> None
     assert site.asked[0].headers["Authorization"] == "Bearer the token"
 
 
-def test_a_configuration_is_put_as_json(ray: RayAPI, site: Site) -> None:
+def test_a_configuration_is_submitted_as_json(ray: RayAPI, site: Site) -> None:
     site.answers[PATH] = (200, b"")
-    ray.put_applications({"applications": [{"name": "Echo"}]})
+    ray.submit({"applications": [{"name": "Echo"}]})
     (asked,) = site.asked
     assert (asked.method, asked.path) == ("PUT", PATH)
     assert json.loads(asked.body) == {"applications": [{"name": "Echo"}]}
@@ -53,10 +53,24 @@ def test_a_refused_token_names_its_file(ray: RayAPI, site: Site, tmp_path: Path,
     assert "the token\n" not in str(caught.value)
 
 
+def test_applications_are_read_by_name(ray: RayAPI, site: Site) -> None:
+    replica = {"replica_id": "a", "state": "RUNNING", "of_tomorrow": 1}
+    shown = {"Echo": {"status": "RUNNING", "deployments": {"Echo": {"replicas": [replica]}}}}
+    site.answers[PATH] = (200, json.dumps({"applications": shown}).encode())
+    assert ray.applications()["Echo"].replica_ids("RUNNING") == {"a"}
+
+
+def test_details_that_are_not_serve_s_are_one_line(ray: RayAPI, site: Site) -> None:
+    site.answers[PATH] = (200, b'{"applications": {"Echo": {"state": "RUNNING"}}}')
+    with pytest.raises(UserError, match=r"not what Ray 2\.60 writes") as caught:
+        ray.applications()
+    assert "\n" not in str(caught.value)
+
+
 def test_ray_s_own_error_is_shown(ray: RayAPI, site: Site) -> None:
     site.answers[PATH] = (500, b"no such option: max_surge")
     with pytest.raises(UserError, match="500: no such option: max_surge"):
-        ray.put_applications({})
+        ray.submit({})
 
 
 def test_a_head_that_does_not_answer_is_named(tmp_path: Path, closed_port: int) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from modelserve.config.section import Section
 from modelserve.deploy.plan import Change, Difference
-from modelserve.deploy.rollout import Leaving, Rollout
+from modelserve.deploy.rollout import Retiring, Rollout
 from modelserve.serve.api import RayAPI
-from modelserve.serve.application import application
+from modelserve.serve.application import Application
+from modelserve.serve.status import ApplicationStatus
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 APPLICATIONS = "/api/serve/applications/"
 NODES = "/api/v0/nodes?limit=1000&detail=1&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
-WANTED = {
-    "Echo": application(Section(name="Echo", backend="Echo", route="echo", gpu_cost=1), Path("/p"), [], Path("/e"))
-}
+ECHO = Application.from_section(
+    Section(name="Echo", backend="Echo", route="echo", gpu_cost=1), Path("/p"), [], Path("/e")
+)
+TARGET = {"Echo": ECHO}
 CODE = Change("change", "Echo", (Difference("code", "a", "b", True),))
-NOBODY = Leaving({}, frozenset(), list)
+NOBODY = Retiring({}, frozenset(), list)
 Play = Callable[..., None]
 
 
@@ -41,7 +43,7 @@ def details(states: dict[str, str], status: str = "DEPLOYING", message: str = ""
         "status": "HEALTHY" if status == "RUNNING" else "UPDATING",
         "status_trigger": trigger,
         "message": message,
-        "deployment_config": {"user_config": copy.deepcopy(WANTED["Echo"]["deployments"][0]["user_config"])},
+        "deployment_config": {"user_config": ECHO.user_config.to_serve()},
         "replicas": replicas,
     }
     return {"status": status, "message": "", "route_prefix": "/Echo", "deployments": {"Echo": deployment}}
@@ -49,17 +51,23 @@ def details(states: dict[str, str], status: str = "DEPLOYING", message: str = ""
 
 @pytest.fixture
 def play(site: Site) -> Iterator[Play]:
-    """Have the site show documents one after the other, each for some polls; the last one stays."""
+    """Have the site show documents one after the other, each for some polls; the last one stays.
+
+    With ``submissions``, the first one stays until so many configurations were submitted.
+    """
     stop = threading.Event()
     threads = []
 
     def show(document: dict[str, Any]) -> None:
         site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": document}}).encode())
 
-    def start(*documents: dict[str, Any], seconds: float = 0.7) -> None:
+    def start(*documents: dict[str, Any], seconds: float = 0.7, submissions: int = 0) -> None:
         show(documents[0])
 
         def go() -> None:
+            while sum(asked.method == "PUT" for asked in site.asked) < submissions:
+                if stop.wait(0.01):
+                    return
             for document in documents[1:]:
                 if stop.wait(seconds):
                     return
@@ -102,9 +110,10 @@ def rollout(site: Site, said: list[str], **settings: Any) -> Rollout:
     return Rollout(made, RayAPI(made), said.append)
 
 
-def bring(site: Site, earlier: dict[str, str], allow_downtime: bool = False, **settings: Any) -> dict[str, str]:
+def update(site: Site, earlier: dict[str, str], allow_downtime: bool = False, **settings: Any) -> dict[str, str]:
     made = rollout(site, [], **settings)
-    return made.bring([CODE], WANTED, {"Echo": details(earlier, "RUNNING")}, NOBODY, allow_downtime)
+    running = {"Echo": ApplicationStatus.model_validate(details(earlier, "RUNNING"))}
+    return made.update([CODE], TARGET, running, NOBODY, allow_downtime)
 
 
 def puts(site: Site) -> list[int]:
@@ -119,11 +128,12 @@ def test_new_replicas_take_over_once_they_have_stayed(site: Site, play: Play) ->
         details({"old": "RUNNING", "new": "STARTING"}),
         details({"old": "STOPPING", "new": "RUNNING"}),
     )
-    assert bring(site, {"old": "RUNNING"}) == {}
-    assert time.monotonic() - started > 0.7 + 0.4 and puts(site) == [100]
+    assert update(site, {"old": "RUNNING"}) == {}
+    assert time.monotonic() - started > 0.7 + 0.4
+    assert puts(site) == [100]
 
 
-def test_replicas_that_start_and_die_fail_whatever_serve_calls_it(site: Site, play: Play) -> None:
+def test_a_crash_loop_fails_whatever_serve_calls_it(site: Site, play: Play) -> None:
     dead = {"status": "DEPLOY_FAILED", "message": "ActorDiedError: it died", "trigger": "HEALTH_CHECK_FAILED"}
     play(
         details({"old": "STOPPING", "a": "RUNNING"}),
@@ -132,25 +142,27 @@ def test_replicas_that_start_and_die_fail_whatever_serve_calls_it(site: Site, pl
         details({"c": "STARTING"}, **dead),
         seconds=0.5,
     )
-    failed = bring(site, {"old": "RUNNING"}, watch_s=3)
-    assert failed == {"Echo": "its replicas start, and die soon after: ActorDiedError: it died"}
+    failed = update(site, {"old": "RUNNING"}, watch_s=3)
+    assert failed == {"Echo": "its replicas crash soon after they start: ActorDiedError: it died"}
 
 
-def test_one_death_is_forgiven(site: Site, play: Play) -> None:
+def test_one_crash_is_forgiven(site: Site, play: Play) -> None:
     play(
         details({"old": "STOPPING", "a": "RUNNING"}),
         details({"old": "STOPPING", "b": "STARTING"}),
         details({"b": "RUNNING"}, "RUNNING"),
         seconds=0.5,
     )
-    assert bring(site, {"old": "RUNNING"}) == {}
+    assert update(site, {"old": "RUNNING"}) == {}
 
 
-def test_without_room_it_is_said_what_is_missing(site: Site, play: Play) -> None:
+def test_without_capacity_what_is_missing_is_named(site: Site, play: Play) -> None:
     free(site, 0.5)
     play(details({"old": "RUNNING", "new": "STARTING"}))
-    failed = bring(site, {"old": "RUNNING"})
-    assert failed["Echo"].startswith("no room for a new replica: it needs 1 GPU; free are head 0.5 GPU. Add a worker")
+    failed = update(site, {"old": "RUNNING"})
+    assert failed["Echo"].startswith(
+        "no capacity for a new replica: it needs 1 GPU; free are head 0.5 GPU. Add a worker"
+    )
     assert puts(site) == [100]
 
 
@@ -161,7 +173,7 @@ def test_a_replica_that_ray_is_slow_to_place_is_waited_for(site: Site, play: Pla
         details({"old": "STOPPING", "new": "RUNNING"}),
         seconds=2,
     )
-    assert bring(site, {"old": "RUNNING"}) == {}
+    assert update(site, {"old": "RUNNING"}) == {}
 
 
 def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -> None:
@@ -170,22 +182,23 @@ def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -
         details({"old": "RUNNING", "new": "STARTING"}),
         details({"old": "STOPPING", "new": "STARTING"}),
         details({"new": "RUNNING"}, "RUNNING"),
-        seconds=1.6,
+        seconds=0.5,
+        submissions=2,
     )
-    assert bring(site, {"old": "RUNNING"}, allow_downtime=True) == {}
+    assert update(site, {"old": "RUNNING"}, allow_downtime=True) == {}
     assert puts(site) == [100, 0, 100], "and from then on new ones come first again"
 
 
 def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:
     play(details({"old": "RUNNING", "new": "PENDING_INITIALIZATION"}))
-    failed = bring(site, {"old": "RUNNING"}, deploy_timeout_s=1)
+    failed = update(site, {"old": "RUNNING"}, deploy_timeout_s=1)
     assert failed == {"Echo": "not healthy after 1 s: 0 of 1 replicas running"}
 
 
 def test_shares_of_several_gpus_are_no_whole_one(site: Site, play: Play) -> None:
     free(site, 1)  # a half on each of two
     play(details({"old": "RUNNING", "new": "STARTING"}))
-    failed = bring(site, {"old": "RUNNING"}, room_timeout_s=0.4)
+    failed = update(site, {"old": "RUNNING"}, room_timeout_s=0.4)
     assert "it needs 1 GPU; free are head 1 GPU, in parts of several GPUs" in failed["Echo"]
 
 
@@ -196,33 +209,31 @@ def names_put(site: Site) -> list[set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "dispensable", "allow_downtime", "put", "parted"),
+    ("gpus", "removable_early", "allow_downtime", "submitted", "stopped"),
     [
         (1, True, False, [{"Echo", "Old"}], []),
         (0, True, False, [{"Echo"}], [["Old"]]),
         (0, False, True, [{"Echo", "Old"}, {"Echo"}], [["Old"]]),
         (0, False, False, [{"Echo", "Old"}], []),
     ],
-    ids=["there is room", "its room is needed", "its place is taken, a gap is allowed", "no gap is"],
+    ids=["there is capacity", "its capacity is needed", "it is replaced, a gap is allowed", "no gap is"],
 )
-def test_what_leaves_stays_unless_its_room_is_needed(
-    site: Site, play: Play, gpus: float, dispensable: bool, allow_downtime: bool, put: Any, parted: Any
+def test_a_retiring_application_stays_unless_its_capacity_is_needed(
+    site: Site, play: Play, gpus: float, removable_early: bool, allow_downtime: bool, submitted: Any, stopped: Any
 ) -> None:
     free(site, gpus)
-    parts: list[list[str]] = []
-    leaving = Leaving(
-        {"Old": {**WANTED["Echo"], "name": "Old"}}, frozenset(["Old"] if dispensable else []), parts.append
-    )
-    play(
-        details({"new": "STARTING"}), details({"new": "RUNNING"}, "RUNNING"), seconds=0.6 if gpus or dispensable else 2
-    )
+    unrouted: list[list[str]] = []
+    old = replace(ECHO, name="Old")
+    retiring = Retiring({"Old": old}, frozenset(["Old"] if removable_early else []), unrouted.append)
+    started, running = details({"new": "STARTING"}), details({"new": "RUNNING"}, "RUNNING")
+    play(started, running, seconds=0.6, submissions=1 if gpus or removable_early else 2)
     added = Change("add", "Echo", CODE.differences)
-    failed = rollout(site, []).bring([added], WANTED, {}, leaving, allow_downtime)
-    assert bool(failed) is (put == [{"Echo", "Old"}] and not gpus)
-    assert (names_put(site), parts) == (put, parted)
+    failed = rollout(site, []).update([added], TARGET, {}, retiring, allow_downtime)
+    assert bool(failed) is (submitted == [{"Echo", "Old"}] and not gpus)
+    assert (names_put(site), unrouted) == (submitted, stopped)
 
 
 def test_a_change_of_a_route_alone_tells_serve_nothing(site: Site) -> None:
     moved = Change("change", "Echo", (Difference("route", "/a", "/b", False),))
-    assert rollout(site, []).bring([moved], WANTED, {}, NOBODY, False) == {}
+    assert rollout(site, []).update([moved], TARGET, {}, NOBODY, False) == {}
     assert site.asked == []

@@ -55,7 +55,7 @@ class Logs:
         self._ray = RayAPI(settings)
         self._name = name
         self._past = past
-        served = self._ray.serve_details()["applications"]
+        served = self._ray.applications()
         if name not in served and not past:
             raise UserError(f"{name} is not served; what is: {', '.join(sorted(served)) or 'nothing'}")
 
@@ -103,12 +103,11 @@ class Logs:
             own = re.compile(rf"serve/replica_{self._name}_{self._name}_[^_/]+\.log(\.\d+)?")
             pattern = f"serve/replica_{self._name}_{self._name}_*.log*"
             return [(n, file) for n in nodes for file in self._ray.log_files(n, pattern) if own.fullmatch(file)]
-        deployments = self._ray.serve_details()["applications"].get(self._name, {}).get("deployments", {}).values()
+        status = self._ray.applications().get(self._name)
         return [
-            (replica["node_id"], replica["log_file_path"].lstrip("/"))
-            for deployment in deployments
-            for replica in deployment["replicas"]
-            if replica.get("node_id") and replica.get("log_file_path")
+            (replica.node_id, replica.log_file_path.lstrip("/"))
+            for replica in (status.replicas if status else ())
+            if replica.node_id and replica.log_file_path
         ]
 
 

@@ -15,6 +15,7 @@ from modelserve.config import parser, project
 from modelserve.config.section import Conf, Section
 from modelserve.environments.build import Environment, Environments
 from modelserve.errors import UserError
+from modelserve.serve.application import args_of
 from modelserve.settings import Settings
 from modelserve.store.store import Store
 
@@ -35,15 +36,7 @@ class Trial:
 
     def app(self) -> dict[str, Any]:
         """Fields of :class:`modelserve.serve.contract.AppArgs`."""
-        return {
-            "name": self.section.name,
-            "package": str(self.package),
-            "backend": self.section.backend,
-            "models": [str(self.zoo / model) for model in self.section.model],
-            "methods": list(self.section.method),
-            "batch_size": self.section.batch_size,
-            "batch_wait": self.section.batch_wait,
-        }
+        return args_of(self.section, self.package, [self.zoo / model for model in self.section.model]).to_serve()
 
     def config(self) -> dict[str, Any]:
         """What :meth:`modelserve.replica.deployment.Algorithm.reconfigure` takes."""

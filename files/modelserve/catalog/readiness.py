@@ -20,7 +20,17 @@ from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
 from modelserve.gateway.haproxy import SERVED, Written, read_served
 from modelserve.serve.api import RayAPI
-from modelserve.serve.status import SCALING, aims_at, cause, may_rest, status_of
+from modelserve.serve.contract import UserConfig
+from modelserve.serve.status import (
+    FAILURES,
+    SCALING,
+    ApplicationStatus,
+    Replica,
+    Statuses,
+    at_target,
+    status_text,
+    statuses_of,
+)
 from modelserve.settings import Settings
 
 # However often it is asked: how old the answer of Serve may be.
@@ -60,7 +70,7 @@ class Look:
     """
 
     served: Written | None = None
-    applications: Mapping[str, Any] | None = None
+    applications: Statuses | None = None
     algorithms: Mapping[str, Readiness] = field(default_factory=dict)
     trouble: str = ""
 
@@ -82,30 +92,29 @@ class Look:
         return {"status": status, "info": self.info, "algorithms": {k: asdict(v) for k, v in self.algorithms.items()}}
 
 
-def judge(details: Mapping[str, Any] | None, silent: Container[str] = ()) -> Readiness | None:
+def judge(details: ApplicationStatus | None, silent: Container[str] = ()) -> Readiness | None:
     """Whether an application is ready by Serve's details of it; None where Serve itself cannot know.
 
     Args:
-        details: Serve's ``ApplicationDetails`` (Ray 2.60), None where Serve does not know the application.
+        details: the application in Serve, None where Serve does not know it.
         silent: nodes' addresses that do not answer: it takes Serve half a minute to give up replicas on a lost host.
     """
     if details is None:
         return Readiness(False, "Serve does not run it", 0)
-    deployments = list(details.get("deployments", {}).values())
-    states = Counter(replica["state"] for deployment in deployments for replica in deployment.get("replicas", []))
+    deployments = details.deployments.values()
+    states = Counter(replica.state for replica in details.replicas)
     serving = _serving(details)
-    running = sum(replica.get("node_ip") not in silent for replica in serving)
-    target = sum(deployment.get("target_num_replicas", 0) for deployment in deployments)
+    running = sum(replica.node_ip not in silent for replica in serving)
     if running:
-        return Readiness(True, f"{running} of {max(target, running)} replicas running", running)
+        target = max(details.target_num_replicas, running)
+        return Readiness(True, f"{running} of {target} replicas running", running)
     if serving or any(states[state] for state in UNSURE):
         return None
-    if details["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-        messages = [details.get("message", ""), *(deployment.get("message", "") for deployment in deployments)]
-        return Readiness(False, f"no replica runs: {cause(max(messages, key=len))}", 0)
-    wanted = details.get("deployed_app_config")
-    steady = bool(deployments) and all(deployment["status"] in SCALING for deployment in deployments)
-    if wanted and may_rest(wanted) and steady and details["status"] != "DELETING":
+    if details.status in FAILURES:
+        return Readiness(False, f"no replica runs: {details.failure}", 0)
+    application = details.application
+    steady = bool(deployments) and all(deployment.status in SCALING for deployment in deployments)
+    if application and application.scales_to_zero and steady and details.status != "DELETING":
         return Readiness(True, "it rests; a request starts a replica", 0)
     waiting = f", {states['STARTING']} starting" if states["STARTING"] else ""
     return Readiness(False, f"no replica runs{waiting}", 0)
@@ -125,7 +134,7 @@ class Catalog:
         self._last = Look()
         self._taken = float("-inf")
         # What Serve said last, for what does not change behind its back: where it runs, what it was told.
-        self._known: Mapping[str, Any] | None = None
+        self._known: Statuses | None = None
         self._hosts: tuple[str, ...] = ("127.0.0.1",)
 
     async def look(self) -> Look:
@@ -178,22 +187,22 @@ class Catalog:
         algorithms = {name: found[name] or probed[name] for name in shares}
         return Look(served, applications, algorithms, trouble)
 
-    def _ask_serve(self) -> Mapping[str, Any]:
+    def _ask_serve(self) -> Statuses:
         """Serve's details of the applications, by name.
 
         Raises:
             UserError: Ray's API does not answer.
         """
         details = self._api.serve_details()
-        applications: Mapping[str, Any] = details.get("applications") or {}
+        applications = statuses_of(details)
         proxies = (proxy.get("node_ip") for proxy in (details.get("proxies") or {}).values())
         self._hosts = tuple(dict.fromkeys(["127.0.0.1", *(host for host in proxies if host)]))
         self._known = applications
         return applications
 
-    def _silent(self, applications: Mapping[str, Any]) -> set[str]:
+    def _silent(self, applications: Statuses) -> set[str]:
         """Addresses of nodes that have replicas, and whose ingress takes no connection."""
-        found = {replica.get("node_ip") for details in applications.values() for replica in _serving(details)}
+        found = {replica.node_ip for details in applications.values() for replica in _serving(details)}
         hosts = [host for host in found if host]
 
         def answers(host: str) -> bool:
@@ -246,9 +255,7 @@ class Schemas:
         self._ingress = ingress
         self._remembered: dict[str, _Known] = {}
 
-    def read(
-        self, shares: Iterable[Share], applications: Mapping[str, Any], current: bool
-    ) -> dict[str, openapi.Algorithm]:
+    def read(self, shares: Iterable[Share], applications: Statuses, current: bool) -> dict[str, openapi.Algorithm]:
         """The algorithms that are known, by name.
 
         Args:
@@ -261,26 +268,25 @@ class Schemas:
             found = pool.map(lambda share: self._algorithm(share, applications[share.name], current), known.values())
             return dict(zip(known, found, strict=True))
 
-    def _algorithm(self, share: Share, details: Mapping[str, Any], current: bool) -> openapi.Algorithm:
-        wanted = details.get("deployed_app_config") or {}
-        deployment = (wanted.get("deployments") or [{}])[0]
-        told = deployment.get("user_config") or {}
-        key = json.dumps(wanted, sort_keys=True)
+    def _algorithm(self, share: Share, details: ApplicationStatus, current: bool) -> openapi.Algorithm:
+        application = details.application
+        options = application.user_config if application else UserConfig()
+        key = json.dumps(details.deployed_app_config, sort_keys=True)
         remembered = self._remembered.get(share.name)
         if current and not self._holds(remembered, key) and _serving(details):  # none is woken
-            remembered = _Known(key, self._ask(share), _settled(details, wanted), time.monotonic())
+            remembered = _Known(key, self._ask(share), _settled(details), time.monotonic())
             self._remembered[share.name] = remembered
         schema = remembered.document if remembered is not None and remembered.key == key else None
         note = "" if schema else "Its types are known once a replica runs."
         schema = schema or {}
         return openapi.Algorithm(
             name=share.name,
-            methods=tuple((wanted.get("args") or {}).get("methods") or ("GET",)),
+            methods=tuple(application.args.methods) if application else ("GET",),
             input=schema.get("input", openapi.UNTYPED),
             output=schema.get("output", {}),
-            example=told.get("warmup"),
-            queue=told.get("max_queued_requests"),
-            timeout_s=told.get("request_timeout"),
+            example=options.warmup,
+            queue=options.max_queued_requests,
+            timeout_s=options.request_timeout,
             note=note,
         )
 
@@ -299,16 +305,15 @@ class Schemas:
         return document if isinstance(document, dict) else None
 
 
-def _serving(details: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The replicas that Serve sends requests to."""
-    deployments = details.get("deployments", {}).values()
-    found = [replica for deployment in deployments for replica in deployment.get("replicas", [])]
-    return [replica for replica in found if replica["state"] in SERVING]
+def _serving(details: ApplicationStatus) -> list[Replica]:
+    """Return the replicas that Serve sends requests to."""
+    return [replica for replica in details.replicas if replica.state in SERVING]
 
 
-def _settled(details: Mapping[str, Any], wanted: dict[str, Any]) -> bool:
+def _settled(details: ApplicationStatus) -> bool:
     """Whether who answers has the configuration that is deployed: during an update, old replicas answer too."""
-    return status_of(dict(details)) == "RUNNING" and aims_at(dict(details), wanted)
+    target = details.application
+    return target is not None and status_text(details) == "RUNNING" and at_target(details, target)
 
 
 def _get(url: str, timeout_s: float) -> bytes:

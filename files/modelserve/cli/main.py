@@ -267,7 +267,7 @@ def _nodes(options: argparse.Namespace) -> int:
 
     rows = Nodes(Settings.load(), print).table()
     print(json.dumps({"ok": True, "nodes": rows}) if options.json else nodes_table(rows))
-    return 0 if all(row["state"] != "AWAY" for row in rows) else FAILED
+    return 0 if all(row["state"] != "DOWN" for row in rows) else FAILED
 
 
 def _drain(options: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -78,9 +77,8 @@ def release_text(release: Release) -> str:
     head = f"release {release.number}, {release.time}, by {release.by}"
     lines = [head + (f", a rollback to {release.rollback_of}" if release.rollback_of else ""), ""]
     for name, app in release.target.applications.items():
-        environment = Path(app["runtime_env"]["py_executable"]).parent.parent.name
-        lines += [name, f"  code         {Path(app['args']['package']).name}", f"  environment  {environment}"]
-        lines += [f"  model        {Path(m).name} ({Path(m).parent.name[:12]})" for m in app["args"]["models"]]
+        lines += [name, f"  code         {app.package.path.name}", f"  environment  {app.environment.path.name}"]
+        lines += [f"  model        {model.path.name} ({model.hash[:12]})" for model in app.models]
     return "\n".join([*lines, "", "conf.ini:", *(f"  {line}".rstrip() for line in release.target.conf.splitlines())])
 
 
@@ -90,12 +88,12 @@ def nodes_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         algorithms = ", ".join(row["algorithms"])
         table.add_row(row["name"], row["address"], row["state"], f"{row['gpus']:g}", str(row["replicas"]), algorithms)
-    away = [
-        f"{row['name']} is away: is the host on? 'docker logs' there says more"
+    down = [
+        f"{row['name']} is down: is the host on? 'docker logs' there says more"
         for row in rows
-        if row["state"] == "AWAY"
+        if row["state"] == "DOWN"
     ]
-    return "\n".join([*_lines(table), *away])
+    return "\n".join([*_lines(table), *down])
 
 
 def keys_table(keys: list[Key], of_inventory: set[str]) -> str:

@@ -4,7 +4,7 @@ algorithm by a prefix of its own, which never changes."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -111,10 +111,12 @@ def routes_of(sections: Iterable[Section]) -> Routes:
     return routes
 
 
-def plain(applications: Mapping[str, Mapping[str, Any]]) -> Routes:
-    """The routes of Serve applications that are answered where Serve answers them, as all were before routes were the
-    gateway's."""
-    prefixes = {name: str(application["route_prefix"]) for name, application in applications.items()}
+def plain(prefixes: Mapping[str, str]) -> Routes:
+    """Return routes that are the prefixes at which Serve answers: in old releases, clients called Serve's own routes.
+
+    Args:
+        prefixes: each algorithm's prefix in Serve.
+    """
     return {prefix.strip("/"): (Share(name=name, prefix=prefix),) for name, prefix in prefixes.items()}
 
 

@@ -1,20 +1,19 @@
-"""What would an apply change? A pure comparison of what is wanted with what Serve runs."""
+"""The plan of an apply: a pure comparison of the target with what Serve runs and the gateway answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelserve.config.routes import Served
+from modelserve.serve.application import Applications
 
-# How a diff shows a change's action.
+# The sign of an action in a diff.
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
-Apps = Mapping[str, dict[str, Any]]
 
 _ENV = "env"
 HIDDEN = "(hidden)"
-# What the difference at a place in an application's configuration means to a user, and whether it needs new replicas.
+# The name that users know for a place in an application's document, and whether a difference needs new replicas.
 _MEANING: dict[str, tuple[str, bool]] = {
     "args.package": ("code", True),
     "args.backend": ("class", True),
@@ -41,9 +40,9 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "deployments.user_config.request_timeout": ("request_timeout", False),
     "deployments.user_config.max_queued_requests": ("max_queued_requests", False),
 }
-# Where Serve adds nothing of its own: what is not wanted any more is a difference, too.
+# Places where Serve adds nothing of its own: what the target lacks is a difference, too.
 _OURS = ("args.", "runtime_env.", "deployments.user_config.", "deployments.max_queued_", "deployments.backpressure_")
-# The gateway's affair: Serve is not told.
+# Differences that concern the gateway alone.
 _OF_THE_GATEWAY = ("route", "weight")
 # Follows from the other places.
 _IDENTITY = "deployments.user_config.identity"
@@ -51,7 +50,14 @@ _IDENTITY = "deployments.user_config.identity"
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that changes in an application: ``what``, from ``old`` to ``new``, with or without new replicas."""
+    """One difference of an application.
+
+    Attributes:
+        what: its name for users.
+        old: the value that runs.
+        new: the value of the target.
+        new_replicas: whether it needs new replicas.
+    """
 
     what: str
     old: Any
@@ -59,7 +65,7 @@ class Difference:
     new_replicas: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """For people and logs to read: what a section sets as environment variables may be secret."""
+        """Return the difference as a JSON document, without environment variables: they may be secret."""
         if self.what != _ENV:
             return dict(vars(self))
         old, new = (None if value is None else HIDDEN for value in (self.old, self.new))
@@ -68,7 +74,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one application: ``action`` is ``add``, ``change`` or ``remove``."""
+    """The change of one application: ``action`` is ``add``, ``change`` or ``remove``."""
 
     action: str
     name: str
@@ -76,18 +82,24 @@ class Change:
 
     @property
     def needs_new_replicas(self) -> bool:
-        """Whether the replicas there are cannot be changed in place."""
+        """Whether running replicas cannot be changed in place."""
         return any(difference.new_replicas for difference in self.differences)
 
     @property
     def concerns_serve(self) -> bool:
-        """Whether it is more than another route or share of its requests."""
-        return self.action != "change" or any(one.what not in _OF_THE_GATEWAY for one in self.differences)
+        """Whether Serve has to know of it: a route and a weight are the gateway's."""
+        return self.action != "change" or any(difference.what not in _OF_THE_GATEWAY for difference in self.differences)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes an apply makes, and the names it leaves alone."""
+    """The changes of an apply.
+
+    Attributes:
+        changes: the applications that change.
+        unchanged: the names of the others.
+        port: the gateway's port, old and new, where it changes.
+    """
 
     changes: tuple[Change, ...] = ()
     unchanged: tuple[str, ...] = ()
@@ -97,7 +109,7 @@ class Plan:
         return bool(self.changes) or self.port is not None
 
     def summary(self) -> list[str]:
-        """What it changes, a line each: ``+ Echo``, ``~ Echo (code, replicas)``, ``- Echo``."""
+        """Return a line per change: ``+ Echo``, ``~ Echo (code, replicas)``, ``- Echo``."""
         lines = [] if self.port is None else [f"~ port {self.port[1]}"]
         for change in self.changes:
             what = ", ".join(difference.what for difference in change.differences)
@@ -105,7 +117,7 @@ class Plan:
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as a JSON document."""
+        """Return the plan as a JSON document."""
         return {
             "changed": bool(self),
             "changes": [
@@ -121,32 +133,31 @@ class Plan:
         }
 
 
-def compare(wanted: Apps, running: Apps, served: Served, answered: Served | None) -> Plan:
-    """Find the differences.
+def compare(target: Applications, running: Applications, served: Served, answered: Served | None) -> Plan:
+    """Return the plan that leads from what runs to the target.
 
     Args:
-        wanted: Serve application configurations by name, as an apply would send them.
-        running: the same, as Serve has them.
-        served: what the gateway shall answer.
-        answered: what it does; None when it has no configuration yet.
+        target: the applications of the target, by name.
+        running: the applications that Serve runs.
+        served: the routes of the target.
+        answered: the routes that the gateway answers; None when it has no configuration yet.
 
     Returns:
         The plan; false when there is nothing to do.
     """
     places, present = served.places(), {} if answered is None else answered.places()
-    changes = []
-    for name in sorted(set(running) - set(wanted)):
-        changes.append(Change("remove", name))
-    for name, app in wanted.items():
+    changes = [Change("remove", name) for name in sorted(set(running) - set(target))]
+    for name, application in target.items():
+        document = application.to_serve()
         if name not in running:
-            changes.append(Change("add", name, tuple(_differences({}, app))))
+            changes.append(Change("add", name, tuple(_differences({}, document))))
         else:
             moved = _moves(present.get(name, (None, None)), places.get(name, (None, None)))
-            differences = (*_differences(running[name], app), *moved)
+            differences = (*_differences(running[name].to_serve(), document), *moved)
             if differences:
                 changes.append(Change("change", name, differences))
     touched = {change.name for change in changes}
-    unchanged = tuple(name for name in wanted if name not in touched)
+    unchanged = tuple(name for name in target if name not in touched)
     port = None if answered is None else answered.port
     return Plan(tuple(changes), unchanged, None if served.port == port else (port, served.port))
 
@@ -159,17 +170,17 @@ def _moves(old: tuple[Any, Any], new: tuple[Any, Any]) -> list[Difference]:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     before, after = _places(old), _places(new)
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     gone = [place for place in before if place not in after and place.startswith(_OURS)]
-    for place in [*after, *gone]:  # what else only Serve has are its own defaults
+    for place in [*after, *gone]:  # other places that only Serve has are its defaults
         if place != _IDENTITY and before.get(place) != after.get(place):
             what, new_replicas = _meaning(place)
-            earlier = found.get(what)
+            earlier = differences.get(what)
             if earlier is None:
-                found[what] = Difference(what, before.get(place), after.get(place), new_replicas)
+                differences[what] = Difference(what, before.get(place), after.get(place), new_replicas)
             else:
-                found[what] = replace(earlier, new_replicas=earlier.new_replicas or new_replicas)
-    return list(found.values())
+                differences[what] = replace(earlier, new_replicas=earlier.new_replicas or new_replicas)
+    return list(differences.values())
 
 
 def _meaning(place: str) -> tuple[str, bool]:
@@ -189,7 +200,7 @@ def _places(app: dict[str, Any]) -> dict[str, Any]:
                     **{f"user_config.{k}": v for k, v in deployment.get("user_config", {}).items()},
                 }
                 options.pop("user_config", None)
-                if options.get("autoscaling_config"):  # in the place of a number
+                if options.get("autoscaling_config"):  # instead of a number
                     options["num_replicas"] = options.pop("autoscaling_config")
                 places |= {f"deployments.{option}": setting for option, setting in options.items()}
         elif key == "args":

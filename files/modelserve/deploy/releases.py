@@ -1,48 +1,77 @@
-"""Remembers what was deployed: ``releases/<n>.json``, one document per apply that changed something."""
+"""The releases: ``releases/<n>.json``, one document per apply that changed something."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelserve.config.routes import Served, plain
-from modelserve.errors import UserError
+from modelserve.errors import Problem, UserError
+from modelserve.serve.application import Application, deploy_document
 from modelserve.util.files import write_atomically
+
+FIX_DAMAGED = "Restore the file from a backup, or delete it: then its code, environments and models are not kept"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What shall be served.
+    """A state to serve.
 
     Attributes:
         conf: conf.ini's text.
         served: what the gateway answers: its port, and the algorithms behind each route.
-        serve: Serve's whole configuration (``ServeDeploySchema``); its paths carry the hashes of code, environments
-            and models.
-        versions: the ``python`` and ``ray`` it was made for.
+        applications: what Serve runs, by name.
+        versions: the ``python`` and ``ray`` that it was made for.
+        serve_port: the port of Serve's own ingress.
     """
 
     conf: str
     served: Served
-    serve: dict[str, Any]
-    versions: dict[str, str]
+    applications: Mapping[str, Application]
+    versions: Mapping[str, str]
+    serve_port: int = 8000
 
-    @property
-    def applications(self) -> dict[str, dict[str, Any]]:
-        """The Serve applications by name."""
-        return {application["name"]: application for application in self.serve["applications"]}
+    def to_serve(self) -> dict[str, Any]:
+        """Return Serve's whole configuration (``ServeDeploySchema``)."""
+        return deploy_document(self.applications.values(), self.serve_port)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Target:
+        """Return the target of a release's document, of any version of modelserve.
+
+        Raises:
+            ValueError: the document is damaged. Also KeyError, TypeError or AttributeError.
+        """
+        serve = document["serve"]
+        applications = {app["name"]: Application.from_serve(app) for app in serve["applications"]}
+        if "served" in document:
+            served = Served.model_validate(document["served"])
+        else:  # of a version in which clients called Serve's own routes
+            routes = plain({name: application.prefix for name, application in applications.items()})
+            served = Served(port=document["port"], routes=routes)
+        port = serve.get("http_options", {}).get("port", cls.serve_port)
+        return cls(document["conf"], served, applications, document.get("versions", {}), port)
 
 
 @dataclass(frozen=True)
 class Release:
-    """A target that was served: its number, when (UTC), by whom and from where, what was new in it, and the release
-    it returned to, if it did."""
+    """A target that was served.
+
+    Attributes:
+        number: its number, which is given once.
+        time: when it was recorded, in UTC (ISO 8601).
+        by: the user and the host of the apply.
+        target: what was served.
+        changes: what was new in it, a line each.
+        rollback_of: the release that it returned to; None: none.
+    """
 
     number: int
     time: str
@@ -51,64 +80,85 @@ class Release:
     changes: tuple[str, ...] = ()
     rollback_of: int | None = None
 
+    @classmethod
+    def from_document(cls, number: int, document: Mapping[str, Any]) -> Release:
+        """Return the release of a document as :meth:`as_dict` makes it.
+
+        Raises:
+            ValueError: the document is damaged. Also KeyError, TypeError or AttributeError.
+        """
+        target, changes = Target.from_document(document), tuple(document.get("changes", ()))
+        return cls(number, document["time"], document["by"], target, changes, document.get("rollback_of"))
+
     def serves(self, target: Target) -> bool:
-        """Whether it serves just that."""
-        return (self.target.served, self.target.serve) == (target.served, target.serve)
+        """Return whether it serves the same as a target."""
+        return (self.target.served, self.target.applications) == (target.served, target.applications)
 
     def as_dict(self) -> dict[str, Any]:
-        """The release as a JSON document: how it is kept, too."""
+        """Return the release as a JSON document, which is also the form of its file."""
         return {
             "number": self.number,
             "time": self.time,
             "by": self.by,
             "changes": list(self.changes),
             "rollback_of": self.rollback_of,
-            **vars(self.target),
+            "conf": self.target.conf,
             "served": self.target.served.model_dump(),
+            "serve": self.target.to_serve(),
+            "versions": dict(self.target.versions),
         }
 
 
 class Releases:
-    """The releases under ``directory``; a number is given once and never again."""
+    """The releases under a directory. A number is given once and never again.
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    Args:
+        directory: holds a file per release.
+        keep: how many releases are kept.
+        report: called with one line for a damaged file that is left out.
+    """
+
+    def __init__(self, directory: Path, keep: int, report: Callable[[str], None] | None = None) -> None:
         self._directory = directory
         self._keep = keep
+        self._report = report or _to_standard_error
+        self._reported: set[int] = set()
 
     def __iter__(self) -> Iterator[Release]:
-        """The kept releases, oldest first."""
-        return iter([self.read(number) for number in self.numbers()])
+        """Return the kept releases that can be read, the oldest first."""
+        return iter([release for number in self.numbers() if (release := self._read_or_report(number))])
 
     def numbers(self) -> list[int]:
-        """The numbers of the kept releases, oldest first."""
+        """Return the numbers of the kept releases, the oldest first."""
         return sorted(int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit())
 
     def latest(self) -> Release | None:
-        """The last release, or None before the first."""
-        numbers = self.numbers()
-        return self.read(numbers[-1]) if numbers else None
+        """Return the last release that can be read; None before the first."""
+        releases = map(self._read_or_report, reversed(self.numbers()))
+        return next((release for release in releases if release), None)
 
     def read(self, number: int) -> Release:
-        """One release.
+        """Return one release.
 
         Raises:
-            UserError: there is none of that number, or it is kept no more.
+            UserError: there is none of that number, it is not kept any more, or its file is damaged.
         """
+        file = self._directory / f"{number}.json"
         try:
-            document = json.loads((self._directory / f"{number}.json").read_text())
+            return Release.from_document(number, json.loads(file.read_text()))
         except FileNotFoundError:
             numbers = self.numbers()
             kept = f"kept are {numbers[0]} to {numbers[-1]}" if numbers else "nothing was released yet"
             raise UserError(f"there is no release {number}: {kept}", "See 'modelserve releases'") from None
-        target = Target(document["conf"], _served(document), document["serve"], document.get("versions", {}))
-        changes = tuple(document.get("changes", ()))
-        return Release(number, document["time"], document["by"], target, changes, document.get("rollback_of"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            text = f"release {number} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            raise UserError(Problem(text, FIX_DAMAGED, str(file))) from None
 
     def choose(self, number: int | None) -> Release:
-        """A release to return to; None takes the one before the last.
+        """Return the release to roll back to; None chooses the one before the last.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or its file is damaged.
         """
         if number is None:
             numbers = self.numbers()
@@ -118,12 +168,12 @@ class Releases:
         return self.read(number)
 
     def record(self, target: Target, changes: Iterable[str] = (), rollback_of: int | None = None) -> int:
-        """Write the next release and drop the oldest beyond those kept.
+        """Write the next release and delete the oldest beyond those kept.
 
         Args:
             target: what is served.
             changes: what is new in it, a line each.
-            rollback_of: the release it returns to.
+            rollback_of: the release that it returns to.
 
         Returns:
             The release's number.
@@ -131,21 +181,27 @@ class Releases:
         numbers = self.numbers()
         number = numbers[-1] + 1 if numbers else 1
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        release = Release(number, now, author(), target, tuple(changes), rollback_of)
-        # What a section sets as environment variables may be secret.
+        release = Release(number, now, user(), target, tuple(changes), rollback_of)
+        # Environment variables of a section may be secret.
         write_atomically(self._directory / f"{number}.json", json.dumps(release.as_dict(), indent=1) + "\n", 0o600)
         for old in numbers[: max(0, len(numbers) + 1 - self._keep)]:
             (self._directory / f"{old}.json").unlink()
         return number
 
+    def _read_or_report(self, number: int) -> Release | None:
+        try:
+            return self.read(number)
+        except UserError as error:
+            if number not in self._reported:
+                self._reported.add(number)
+                self._report(f"warning: {error}")
+            return None
 
-def _served(document: dict[str, Any]) -> Served:
-    if "served" in document:
-        return Served.model_validate(document["served"])
-    # Written before routes were the gateway's.
-    return Served(port=document["port"], routes=plain({app["name"]: app for app in document["serve"]["applications"]}))
 
-
-def author() -> str:
-    """Who applies, and from which host: ``$MODELSERVE_USER``, as the playbooks set it."""
+def user() -> str:
+    """Return who applies, and from which host: ``$MODELSERVE_USER``, which the playbooks set."""
     return os.environ.get("MODELSERVE_USER") or f"controller@{socket.gethostname()}"
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

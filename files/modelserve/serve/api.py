@@ -1,4 +1,4 @@
-"""Talks to Ray's REST API on the head: what is served, and what shall be."""
+"""Client of Ray's REST API on the head."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.errors import Problem, UserError
+from modelserve.serve.status import ApplicationStatus, statuses_of
 from modelserve.settings import Settings
 
 TIMEOUT_S = 60
 NAME_LABEL = "modelserve.node"  # the label of a Ray node that holds its inventory name
-# No proxy: Ray is on this machine, whatever the environment says of the outside.
+# No proxy: Ray is on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class RayAPI:
-    """The dashboard's REST API (``/api/serve/applications/``, Ray 2.60), with the cluster's token."""
+    """The dashboard's REST API (Ray 2.60), used with the cluster's token."""
 
     def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
@@ -28,20 +29,34 @@ class RayAPI:
         self._token_file = settings.token_file
 
     def serve_details(self) -> dict[str, Any]:
-        """What Serve runs: a ``ServeInstanceDetails`` document, with ``applications`` by name."""
+        """Return what Serve runs, as a ``ServeInstanceDetails`` document.
+
+        Raises:
+            UserError: Ray does not answer, or refuses the token.
+        """
         try:
             details: dict[str, Any] = json.loads(self._request("GET", "/api/serve/applications/"))
         except ValueError:
             raise UserError(f"what answers at {self._url} is not Ray", "Stop the program that has its port") from None
         return details
 
-    def put_applications(self, config: dict[str, Any]) -> None:
-        """Make ``config``, a ``ServeDeploySchema`` document, the whole of what Serve runs. Returns before it does."""
+    def applications(self) -> dict[str, ApplicationStatus]:
+        """Return the applications that Serve runs, by name.
+
+        Raises:
+            UserError: Ray does not answer, or refuses the token.
+        """
+        return statuses_of(self.serve_details())
+
+    def submit(self, config: dict[str, Any]) -> None:
+        """Make a ``ServeDeploySchema`` document the whole of what Serve runs; return before Serve has done it."""
         self._request("PUT", "/api/serve/applications/", config)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, the head's first: ``NodeState`` of Ray's state API, each with its ``name``
-        in the inventory."""
+        """Return the nodes that are alive, the head first.
+
+        Each is a ``NodeState`` document of Ray's state API, with its ``name`` in the inventory.
+        """
         alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
         nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
@@ -49,21 +64,27 @@ class RayAPI:
         return sorted(nodes, key=lambda node: (not node["is_head_node"], node["name"]))
 
     def usage(self) -> dict[str, dict[str, float]]:
-        """What is reserved, by node id and kind of resource (``GPU``, ``CPU``, ``memory`` in bytes)."""
+        """Return what is reserved, by node id and kind of resource (``GPU``, ``CPU``, ``memory`` in bytes)."""
         answer = json.loads(self._request("GET", "/api/cluster_status"))
         report = answer["data"]["clusterStatus"]["loadMetricsReport"]["usageByNode"]
         return {node: {kind: used for kind, (used, _) in kinds.items()} for node, kinds in report.items()}
 
     def log_lines(self, node_id: str, file: str, lines: int) -> list[str]:
-        """The last lines of a log file on a node, its name being relative to Ray's directory of logs.
+        """Return the last lines of a log file on a node.
 
-        None of a file that is not there (a replica that just starts has none) or whose node is going.
+        Args:
+            node_id: the node.
+            file: the file, relative to Ray's directory of logs.
+            lines: how many lines.
+
+        Returns:
+            The lines; none where the file does not exist (a replica that just starts has none) or the node is stopping.
         """
         query = urllib.parse.urlencode({"node_id": node_id, "filename": file, "lines": lines})
         try:
             text = self._request("GET", f"/api/v0/logs/file?{query}")
         except UserError as error:
-            # Ray answers 500 to all that goes wrong here; its words alone tell.
+            # Ray answers 500 to every error here; only the text tells them apart.
             if any(words in str(error) for words in ("A file is not found", f"Agent for node id: {node_id}")):
                 return []
             raise
@@ -71,15 +92,15 @@ class RayAPI:
         return [line for line in text.decode(errors="replace").split("\n") if line]
 
     def log_files(self, node_id: str, pattern: str) -> list[str]:
-        """The log files of a node that fit a pattern (``*`` stands for anything but ``/``)."""
+        """Return the log files of a node that match a pattern, in which ``*`` matches anything but ``/``."""
         query = urllib.parse.urlencode({"node_id": node_id, "glob": pattern})
         answer = json.loads(self._request("GET", f"/api/v0/logs?{query}"))
         return sorted(file for files in answer["data"]["result"].values() for file in files)
 
     def ingress_answers(self, route: str) -> bool:
-        """Whether Serve's ingress on this machine has replicas behind a route.
+        """Return whether Serve's ingress on this machine has replicas behind a route.
 
-        Asked with a method that no algorithm has: its replica refuses it, the ingress alone says 404.
+        The request has a method that no algorithm has: a replica refuses it with 405, the ingress answers 404.
         """
         request = urllib.request.Request(f"http://127.0.0.1:{self._serve_port}{route}", method="OPTIONS")
         try:

@@ -10,18 +10,17 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelserve.errors import Problem, UserError
+from modelserve.serve.application import Applications
 from modelserve.store.store import Store
 from modelserve.util.files import write_atomically
 
 NAME = "manifest.json"
-Apps = Mapping[str, Mapping[str, Any]]
 
 
 class Versions(BaseModel):
@@ -87,14 +86,11 @@ class Manifest(BaseModel):
             write_atomically(file, text)
 
 
-def paths_of(applications: Apps, store: Store) -> list[str]:
-    """The paths below the store that Serve applications (``ServeApplicationSchema``) refer to, environments first."""
-    found: dict[str, None] = {}
-    for application in applications.values():
-        found[str(Path(application["runtime_env"]["py_executable"]).parent.parent)] = None
-    for application in applications.values():
-        found |= dict.fromkeys([application["args"]["package"], *application["args"]["models"]])
-    return [str(Path(path).relative_to(store.root)) for path in found]
+def paths_of(applications: Applications, store: Store) -> list[str]:
+    """Return the paths below the store that applications refer to, environments first."""
+    environments = [application.environment for application in applications.values()]
+    others = [content for application in applications.values() for content in application.contents]
+    return list(dict.fromkeys(str(content.path.relative_to(store.root)) for content in [*environments, *others]))
 
 
 def contents(paths: Iterable[str], store: Store) -> tuple[Content, ...]:

@@ -93,7 +93,7 @@ def test_an_environment_is_built_once_and_shares_files_with_the_one_before(clust
 
 def test_a_worker_that_was_off_during_a_deploy_catches_up_before_it_joins(cluster: Cluster) -> None:
     bed.on("worker_2", "docker", "kill", "modelserve_worker_2")
-    cluster.wait_until("worker_2 away", lambda: cluster.state("worker_2") == "AWAY")
+    cluster.wait_until("worker_2 down", lambda: cluster.state("worker_2") == "DOWN")
     cluster.edit("conf.ini", "replicas = 2", "replicas = 1")
     try:
         cluster.edit("algopkg/AlgoExample/backend.py", "NEW = True", "NEWER = True")
@@ -119,7 +119,7 @@ def test_a_worker_whose_disk_is_full_says_so_and_goes_on_when_there_is_space(clu
         cluster.wait_until(
             "the reason", lambda: full in bed.on("worker_2", "sh", "-c", " ".join(health) + " 2>&1; true")
         )
-        cluster.wait_until("worker_2 away", lambda: cluster.state("worker_2") == "AWAY")
+        cluster.wait_until("worker_2 down", lambda: cluster.state("worker_2") == "DOWN")
         log = bed.on("worker_2", "sh", "-c", "docker logs --since 60s modelserve_worker_2 2>&1").splitlines()
         assert sum(full in line for line in log) == 1, "one clear line, not one per attempt"
         bed.on("worker_2", "mount", "-o", "remount,size=3g", store)

@@ -73,7 +73,7 @@ def test_a_worker_is_removed_without_a_lost_request(cluster: Cluster, third: str
 
 def test_a_worker_that_is_off_is_removed(cluster: Cluster, third: str) -> None:
     bed.power_off("worker_3")
-    cluster.wait_until("worker_3 away", lambda: cluster.state("worker_3") == "AWAY")
+    cluster.wait_until("worker_3 down", lambda: cluster.state("worker_3") == "DOWN")
     text = cluster.playbook("playbooks/remove_worker.yml", "-i", third, "-e", "worker=worker_3")
     assert "worker_3 is off: there is nothing to drain" in text
     cluster.wait_until("worker_3 gone", lambda: set(cluster.nodes()) == {"head", "worker_1"})

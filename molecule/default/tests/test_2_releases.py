@@ -81,13 +81,13 @@ def test_replicas_that_crash_after_their_start_are_taken_back(cluster: Cluster, 
     cluster.edit("algopkg/NumpyOld/backend.py", r"^(?=    def _model_inference)", crash)
     result = cluster.apply(check=False)
     assert result.returncode == 1, result.stdout
-    assert "NumpyOld failed to start: its replicas start, and die soon after" in result.stderr
+    assert "NumpyOld failed to start: its replicas crash soon after they start" in result.stderr
     assert cluster.head("modelserve", "status", "--wait", "60").returncode == 0
 
 
 def test_without_room_for_the_new_the_old_goes_on_unless_a_gap_is_allowed(cluster: Cluster, project: Path) -> None:
     cluster.edit("conf.ini", r"(?<=WhichNumpy\n)gpu_cost = 0\.5", "gpu_cost = 1")  # both GPUs are taken then
-    assert "no room for a new replica: it needs 1 GPU" in cluster.apply(check=False).stderr
+    assert "no capacity for a new replica: it needs 1 GPU" in cluster.apply(check=False).stderr
     cluster.head("modelserve", "apply", "--allow-downtime")
     cluster.edit("algopkg/NumpyOld/backend.py", "^import ", "NEW = True\nimport ")
     before = cluster.replicas()
@@ -97,7 +97,9 @@ def test_without_room_for_the_new_the_old_goes_on_unless_a_gap_is_allowed(cluste
             result = cluster.apply(check=False)
         if result.returncode == 1 or time.monotonic() > deadline:
             break
-    assert "NumpyOld failed to start: no room for a new replica: it needs 1 GPU; free are head 0 GPU" in result.stderr
+    assert (
+        "NumpyOld failed to start: no capacity for a new replica: it needs 1 GPU; free are head 0 GPU" in result.stderr
+    )
     assert "--allow-downtime" in result.stderr
     assert set(counts) == {200} and cluster.replicas()["NumpyOld"] == before["NumpyOld"]
     text = cluster.head("modelserve", "apply", "--allow-downtime").stdout

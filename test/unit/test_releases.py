@@ -14,14 +14,15 @@ from modelserve.config.section import Section
 from modelserve.deploy.plan import Plan, compare
 from modelserve.deploy.releases import Releases, Target
 from modelserve.errors import UserError
-from modelserve.serve.application import application, document
+from modelserve.serve.application import Application
 
 SERVED = Served(port=666, routes={"face": (Share(name="A", prefix="/A", weight=90), Share(name="B", prefix="/B"))})
 
 
 def target(conf: str = "", package: str = "/store/pkg/Echo-1") -> Target:
-    application = {"name": "Echo", "args": {"package": package}}
-    return Target(conf, SERVED, {"applications": [application]}, {"python": "3.13.5", "ray": "2.60.0"})
+    echo = Section(name="Echo", backend="Echo", route="echo")
+    application = Application.from_section(echo, Path(package), [], Path("/store/env/Base-1"))
+    return Target(conf, SERVED, {"Echo": application}, {"python": "3.13.5", "ray": "2.60.0"})
 
 
 def test_before_the_first_there_is_none(tmp_path: Path) -> None:
@@ -39,8 +40,9 @@ def test_a_release_says_what_was_deployed(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "releases" / f"{number}.json").stat().st_mode & 0o777 == 0o600
     assert (release.number, release.by, release.changes, release.rollback_of) == (number, "mia", ("+ Echo",), 7)
     assert release.target == target("[MODEL SERVE]\n")
-    assert release.target.applications["Echo"]["args"] == {"package": "/store/pkg/Echo-1"}
-    assert release.serves(target("another comment")) and not release.serves(target(package="/store/pkg/Echo-2"))
+    assert release.target.applications["Echo"].package.path == Path("/store/pkg/Echo-1")
+    assert release.serves(target("another comment"))
+    assert not release.serves(target(package="/store/pkg/Echo-2"))
 
 
 def test_a_release_of_before_the_gateway_had_the_routes_is_read(tmp_path: Path) -> None:
@@ -54,6 +56,46 @@ def test_a_release_of_before_the_gateway_had_the_routes_is_read(tmp_path: Path) 
     latest = releases.latest()
     assert latest is not None
     assert latest.target.served == Served(port=667, routes={"a/b": (Share(name="Echo", prefix="/a/b"),)})
+
+
+def test_a_release_of_the_version_before_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = Path(__file__).parent / "data" / "release_of_the_version_before.json"
+    (tmp_path / "1.json").write_text(file.read_text())
+    release = Releases(tmp_path, keep=3).read(1)
+    assert json.dumps(release.as_dict()) == json.dumps(json.loads(file.read_text()))
+    assert list(release.target.applications) == ["Plain", "Fixed", "Scaled", "Zero", "Start", "Größe"]
+    assert release.target.serve_port == 8000
+
+
+DAMAGED = ["", "{", "[]", "null", '{"conf": ""}', '{"conf": "", "serve": {"applications": [{"name": "Echo"}]}}', "\xff"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_release_is_one_line_and_stops_no_other(tmp_path: Path, text: str) -> None:
+    said: list[str] = []
+    releases = Releases(tmp_path, 10, said.append)
+    for conf in ("one", "two", "three"):
+        releases.record(target(conf))
+    (tmp_path / "2.json").write_bytes(text.encode("latin-1"))
+    assert [release.number for release in releases] == [1, 3]
+    assert [release.number for release in releases] == [1, 3]
+    (line,) = said
+    assert f"{tmp_path / '2.json'}: release 2 is damaged" in line
+    assert "delete it" in line
+    assert "\n" not in line
+    with pytest.raises(UserError, match="release 2 is damaged"):
+        releases.choose(None)
+    (tmp_path / "3.json").write_bytes(text.encode("latin-1"))
+    latest = releases.latest()
+    assert latest is not None
+    assert latest.number == 1
+    assert releases.record(target("four")) == 4
+
+
+def test_a_release_whose_file_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "1.json").mkdir()
+    with pytest.raises(UserError, match="release 1 is damaged"):
+        Releases(tmp_path, 10).read(1)
 
 
 def test_the_release_to_return_to_is_the_one_before_the_last(tmp_path: Path) -> None:
@@ -122,8 +164,10 @@ SECTIONS = st.lists(
 
 
 def target_of(sections: list[Section], code: str, port: int) -> Target:
-    made = [application(one, Path(f"/pkg/{one.name}-{code}"), [], Path("/env/1")) for one in sections]
-    return Target("", Served(port=port, routes=routes_of(sections)), document(made, 8000), {})
+    made = {
+        one.name: Application.from_section(one, Path(f"/pkg/{one.name}-{code}"), [], Path("/env/1")) for one in sections
+    }
+    return Target("", Served(port=port, routes=routes_of(sections)), made, {})
 
 
 def plan(wanted: Target, running: Target) -> Plan:
@@ -140,6 +184,8 @@ def test_a_rollback_restores_the_plan(
     releases.record(after)
     kept = releases.read(first)
     # Returning leads to just what was served, from where conf.ini, unchanged, plans the same as it did then.
-    assert kept.serves(before) and not plan(before, kept.target) and not plan(kept.target, before)
+    assert kept.serves(before)
+    assert not plan(before, kept.target)
+    assert not plan(kept.target, before)
     assert plan(after, kept.target) == plan(after, before)
     assert bool(plan(after, kept.target)) is bool(plan(kept.target, after))

@@ -1,0 +1,75 @@
+"""Publishes the content that nodes need, and has the workers fetch it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+
+from modelserve.deploy.releases import Releases
+from modelserve.environments.build import Environments
+from modelserve.serve.application import Applications
+from modelserve.settings import Settings
+from modelserve.store import distribute, manifest
+from modelserve.store.store import Store
+from modelserve.util.files import write_atomically
+
+Progress = Callable[[str], None]
+
+
+class Publisher:
+    """Writes the store's manifest and replicates the store to the workers."""
+
+    def __init__(self, settings: Settings, store: Store, releases: Releases, progress: Progress) -> None:
+        self._settings = settings
+        self._store = store
+        self._releases = releases
+        self._progress = progress
+        # Paths that every worker has: those that were alive fetched them, those that joined later did so before.
+        self._distributed_file = settings.home / "spread.json"
+
+    def publish(self, *needed: Applications, kept: Applications | None = None) -> tuple[str, ...]:
+        """Write the manifest.
+
+        Args:
+            needed: applications to run; every node fetches their content before it joins.
+            kept: applications whose content stays, beside that of the kept releases.
+
+        Returns:
+            The paths below the store that stay.
+        """
+        base = str(Environments(self._settings, self._store).base().path.relative_to(self._store.root))
+        paths = [base, *(path for applications in needed for path in manifest.paths_of(applications, self._store))]
+        complete = dict.fromkeys(path for path in paths if (self._store.root / path).exists())
+        stay = dict.fromkeys([*complete, *manifest.paths_of(kept or {}, self._store)])
+        for release in self._releases:
+            stay |= dict.fromkeys(manifest.paths_of(release.target.applications, self._store))
+        contents = manifest.contents(complete, self._store)
+        versions = manifest.Versions.here()  # the controller runs in the head's container
+        manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay)).publish(self._store)
+        # A worker that restarts deletes what is not kept.
+        self._write_distributed(set(self._distributed()) & set(stay))
+        return tuple(stay)
+
+    def distribute(self) -> None:
+        """Have every live worker fetch what the manifest names, before Serve may start replicas there.
+
+        Raises:
+            UserError: a worker could not.
+        """
+        if not self._settings.workers:
+            return
+        needed = [content.path for content in manifest.Manifest.load(self._store.root / manifest.NAME).needed]
+        if set(needed) <= set(self._distributed()):
+            return
+        self._progress("distributing new content to the workers")
+        distribute.to_workers(self._progress)
+        self._write_distributed(needed)
+
+    def _distributed(self) -> list[str]:
+        try:
+            return list(json.loads(self._distributed_file.read_text()))
+        except (OSError, ValueError):
+            return []
+
+    def _write_distributed(self, paths: Iterable[str]) -> None:
+        write_atomically(self._distributed_file, json.dumps(sorted(paths)))
