@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import modelserve
 import pytest
-from modelserve.cluster import node
-from modelserve.config.section import Section
+from modelserve.cluster import health, join, node
 from modelserve.errors import UserError
+from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 from modelserve.settings import Settings
 from modelserve.store.manifest import NAME, Manifest, Versions, contents
 from modelserve.store.store import Store
@@ -48,7 +49,7 @@ def test_what_is_left_open_is_left_to_ray() -> None:
 
 
 def test_no_two_of_the_ports_collide() -> None:
-    ports = {**node.PORTS, **node.HEAD_PORTS}
+    ports = {**PORTS, **HEAD_PORTS, **SERVICE_PORTS}
     workers = range(ports.pop("min-worker-port"), ports.pop("max-worker-port") + 1)
     assert len(set(ports.values())) == len(ports)
     assert not set(ports.values()) & set(workers)
@@ -59,7 +60,7 @@ def test_no_two_of_the_ports_collide() -> None:
 @pytest.fixture
 def raylet(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site that stands for the raylet's health check, whose port is fixed."""
-    monkeypatch.setitem(node.PORTS, "dashboard-agent-listen-port", site.port)  # type: ignore[arg-type]
+    monkeypatch.setitem(PORTS, "dashboard-agent-listen-port", site.port)  # type: ignore[arg-type]
     return site
 
 
@@ -79,16 +80,16 @@ def test_a_node_is_healthy_when_what_runs_on_it_answers(
     raylet.answers = {"/api/local_raylet_healthz": (raylet_status, b""), "/api/gcs_healthz": (gcs_status, b"")}
     settings = Settings(dashboard_url=raylet.url)
     if healthy:
-        node.health(role, settings)
+        health.health(role, settings)
     else:
         with pytest.raises(UserError, match="503"):
-            node.health(role, settings)
+            health.health(role, settings)
 
 
 def test_a_node_on_which_nothing_runs_is_not_healthy(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
-    monkeypatch.setitem(node.PORTS, "dashboard-agent-listen-port", closed_port)  # type: ignore[arg-type]
+    monkeypatch.setitem(PORTS, "dashboard-agent-listen-port", closed_port)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="does not answer"):
-        node.health("worker", Settings())
+        health.health("worker", Settings())
 
 
 class Container:
@@ -101,9 +102,9 @@ class Container:
         (root / "sitecustomize.py").write_text(
             "import modelserve.store.rsync_server\n"
             f"modelserve.store.rsync_server.PORT = {store_port}\n"
-            "import modelserve.cluster.node\n"
-            f"modelserve.cluster.node.PORTS['dashboard-agent-listen-port'] = {raylet_port}\n"
-            "modelserve.cluster.node.RETRY_S = 0.2\n"
+            "import modelserve.cluster.join\nimport modelserve.ports\n"
+            f"modelserve.ports.PORTS['dashboard-agent-listen-port'] = {raylet_port}\n"
+            "modelserve.cluster.join.RETRY_S = 0.2\nmodelserve.cluster.join.JOIN_POLL_S = 0.2\n"
         )
         self._environment = {
             "PATH": f"{root}:/usr/bin:/bin",
@@ -206,19 +207,41 @@ def test_a_worker_waits_and_says_for_what(container: dict[str, Container], rayle
     thread = threading.Thread(target=lambda: lines.extend(worker.run("worker")))
     thread.start()
     deadline = time.monotonic() + 30
-    while not node.state(settings) and time.monotonic() < deadline:
+    while not health.join_progress(settings) and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(UserError, match="not joined yet: this node runs image modelserve:1, the head modelserve:2"):
-        node.health("worker", settings)
+        health.health("worker", settings)
     assert not list(worker.home.glob("store/pkg/*"))
     publish(head)
     thread.join()
     assert sum(line.startswith("this node runs image") for line in lines) == 1
-    assert node.state(settings) == ""
-    node.health("worker", settings)
+    assert health.join_progress(settings) == ""
+    health.health("worker", settings)
     assert len(list(worker.home.glob("store/pkg/*"))) == 1
 
 
-def test_a_replaced_haproxy_outlives_the_longest_request() -> None:
-    limit = next(bound.le for bound in Section.model_fields["request_timeout"].metadata if hasattr(bound, "le"))
-    assert int(node.INGRESS["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > limit
+def test_a_background_sync_that_fails_reports_its_cause_once(
+    container: dict[str, Container], raylet: Site, store_server_of_head: StoreServer, tmp_path: Path
+) -> None:
+    """The token of the head changes while the worker joins: the store refuses the worker until it is put back."""
+    head, worker = container["head"].home, container["worker"]
+    publish(head, "Echo")
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    token = (worker.home / "secrets" / "ray_token").read_text()
+    lines: list[str] = []
+    secret = f"{worker.home}/secrets/ray_token"
+    thread = threading.Thread(target=lambda: lines.extend(worker.run("worker", f"echo another > {secret}")))
+    thread.start()
+    wait_until(lambda: store_server_of_head.log.read_text().count("auth failed") >= 3)
+    Path(secret).write_text(token)
+    thread.join()
+    reports = [line for line in lines if line.startswith("the content deployed while this node joined is not here yet")]
+    assert len(reports) == 1
+    assert "refuses this node" in reports[0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

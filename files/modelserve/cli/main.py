@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("directory", type=Path)
 
     node = command("node", _node, "Run Ray in this container (what the containers do).")
-    node.add_argument("action", choices=("head", "worker", "health", "catch-up"))
+    node.add_argument("action", choices=("head", "worker", "health", "sync"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: what runs here")
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
@@ -296,13 +296,13 @@ def _store(options: argparse.Namespace) -> None:
 
 
 def _node(options: argparse.Namespace) -> None:
-    from modelserve.cluster import node
+    from modelserve.cluster import health, join, node
 
     settings = Settings.load()
     if options.action == "health":
-        _within(options.wait, lambda: node.health(options.role, settings), lambda: node.state(settings))
-    elif options.action == "catch-up":
-        node.catch_up_once_joined(settings, options.options["head_address"])
+        _within(options.wait, lambda: health.health(options.role, settings), lambda: health.join_progress(settings))
+    elif options.action == "sync":
+        join.sync_after_joining(settings, options.options["head_address"])
     else:
         node.run(options.action, settings, **options.options)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import bed
 from conftest import GATEWAYS, INGRESS_PORT, PORT, WORKERS, Cluster
-from modelserve.cluster.node import HEAD_PORTS, PORTS, SERVICE_PORTS
+from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 
 HOSTS = (bed.HEAD, *WORKERS)
 # SSH, and what the scenario opens for its own tests; the gateways have their port.
