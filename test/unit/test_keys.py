@@ -40,6 +40,12 @@ def test_a_name_that_cannot_be_is_refused(keys: Keys, client: str) -> None:
         keys.add(client)
 
 
+@pytest.mark.parametrize("name", ["max_concurrent", "at_once"])
+def test_a_key_of_the_inventory_limits_its_concurrent_requests(tmp_path: Path, name: str) -> None:
+    given = {"client": "phone", "sha256": digest("x" * 20), name: 3}
+    assert "at_once:phone 3\n" in table(Keys(Settings(home=tmp_path, keys=[given])).all(), "own")
+
+
 def test_a_client_has_one_key(keys: Keys, tmp_path: Path) -> None:
     keys.add("phone")
     with pytest.raises(UserError, match=r"phone has a key already.*keys revoke phone"):

@@ -231,7 +231,7 @@ class TestOnAnotherHost:
         assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]
         follower = Follower(Settings(home=home), "127.0.0.1", "two")
         assert follower.catch_up() and not follower.catch_up()
-        process, log = run(home)
+        process, _ = run(home)
         try:
             wait_until_healthy(home)
             assert not gateway.configure(served) and len(said) == 1

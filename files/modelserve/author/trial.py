@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from modelserve.config import parser, project
 from modelserve.config.section import Conf, Section
 from modelserve.environments.build import Environment, Environments
-from modelserve.errors import UserError
+from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.serve.application import args_of
 from modelserve.settings import Settings
 from modelserve.store.store import Store
@@ -73,8 +73,8 @@ def trial(settings: Settings, name: str, root: Path | None = None, **given: str 
     try:
         section = Section.model_validate({**data, **values, "name": name})
     except ValidationError as error:
-        detail = error.errors()[0]
-        raise UserError(f"--{detail['loc'][0]}: {detail['msg'].removeprefix('Value error, ')}") from None
+        invalid = validation_problems(error, Location(), values)
+        raise UserError([Problem(f"--{problem.key}: {problem.message}", problem.fix) for problem in invalid]) from None
     there = [path.name for path in zoo.glob("*")]
     problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", there, "the test")
     if problems:

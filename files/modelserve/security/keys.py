@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from modelserve.config.routes import prefix_of
 from modelserve.errors import Problem, UserError
@@ -49,7 +49,7 @@ class Key(BaseModel):
     sha256: str
     algorithms: tuple[str, ...] = ()
     rate: int | None = None
-    at_once: int | None = None
+    at_once: int | None = Field(None, validation_alias=AliasChoices("at_once", "max_concurrent"))
     created: str = ""
 
 
