@@ -51,7 +51,7 @@ class Settings(BaseModel):
         gateway_keys: whether clients need a key.
         keys: those the inventory names (:class:`modelserve.security.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
-        key_max_concurrent: requests of a key at the same time, where it has no limit of its own; 0: no limit.
+        key_max_concurrent: concurrent requests of a key that has no limit of its own; 0: no limit.
         max_body: the longest request body, in bytes.
         access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.

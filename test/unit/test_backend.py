@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections import namedtuple
-from typing import Any
+from typing import Any, ClassVar
 
 import modelserve
 import numpy as np
@@ -230,7 +230,7 @@ def test_a_request_that_does_not_fit_the_annotation_is_answered_422_before_the_m
         labels: list[str]
 
     class Typed(modelserve.AlgoBackend):
-        seen: list[Question] = []
+        seen: ClassVar[list[Question]] = []
 
         def _model_inference(self, param_dict):  # type: ignore[no-untyped-def, override]
             self.seen.append(param_dict)

@@ -253,8 +253,10 @@ def test_a_test_of_what_is_not_there_is_an_error_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["no-such-command"], ["check", "--no-such-option"], ["test"], ["node", "fly"]]
-    + [["test", "Echo", "--backend", "Echo", "--params", "{"]],
+    [
+        *([], ["no-such-command"], ["check", "--no-such-option"], ["test"], ["node", "fly"]),
+        ["test", "Echo", "--backend", "Echo", "--params", "{"],
+    ],
 )
 def test_a_command_that_is_none_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -267,7 +269,7 @@ def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
     """The command as a process of its own."""
     places = {"PYTHONPATH": str(Path(modelserve.__file__).parents[1]), "MODELSERVE_HOME": str(home)}
     command = [sys.executable, "-m", "modelserve", *arguments]
-    return subprocess.run(command, env={**places, **variables}, capture_output=True, text=True)
+    return subprocess.run(command, env={**places, **variables}, capture_output=True, text=True, check=False)
 
 
 def test_the_module_is_the_command(home: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_warm_up_that_fails_raises_the_inference_s_own_error(make: Make) -> No
 
 def test_a_warm_up_that_an_original_class_answers_with_status_0_raises(make: Make) -> None:
     # It has no words: it was loaded without a model, and swallowed that.
-    with pytest.raises(RuntimeError, match="Result from .*KeyError"):
+    with pytest.raises(RuntimeError, match=r"Result from .*KeyError"):
         asyncio.run(Backend(make({"backend.py": ORIGINAL}, "algo_backend")).warm_up({"text": "hello"}))
 
 
