@@ -95,6 +95,7 @@ def test_any_weights_are_a_sound_split_or_a_named_problem(weights: list[int | No
     except UserError as error:
         assert "[algopkg.A" in str(error)
     else:
-        assert all(share.weight >= 0 for share in shares) and sum(share.weight for share in shares) > 0
+        assert all(share.weight >= 0 for share in shares)
+        assert sum(share.weight for share in shares) > 0
         assert [share.prefix for share in shares] == [f"/{share.name}" for share in shares]
         assert Share.model_validate(shares[0].model_dump()) == shares[0]

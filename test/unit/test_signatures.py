@@ -86,7 +86,9 @@ class Zoo:
             (problem,) = caught.value.problems
             said.append(problem)
         assert said[0] == said[1]
-        assert said[0].file == "Model_ZOO/models.yml" and said[0].fix and "\n" not in str(said[0])
+        assert said[0].file == "Model_ZOO/models.yml"
+        assert said[0].fix
+        assert "\n" not in str(said[0])
         return said[0]
 
     def apply(self, *used: str, verified: Path | None = None) -> None:
@@ -233,7 +235,8 @@ def certify(zoo: Zoo, name: str, authority: str, usage: bool = True) -> signing.
     def certificate(subject: str, issuer: str, ca: bool) -> x509.Certificate:
         key = serialization.load_pem_public_key((zoo.directory / "keys" / f"{subject}.pem").read_bytes())
         by = serialization.load_pem_private_key((zoo.aside / f"{issuer}.pem").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePublicKey) and isinstance(by, ec.EllipticCurvePrivateKey)
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert isinstance(by, ec.EllipticCurvePrivateKey)
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))

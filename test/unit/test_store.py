@@ -133,7 +133,8 @@ def test_a_stored_model_that_was_changed_is_not_held_and_is_made_anew(store: Sto
     kept.write_bytes(b"Weights")
     assert not store.holds(content)
     assert store.add_model(model) == kept
-    assert is_what_its_name_says(kept) and store.holds(content)
+    assert is_what_its_name_says(kept)
+    assert store.holds(content)
 
 
 def test_a_replaced_model_has_another_place_and_the_old_one_stays(store: Store, model: Path) -> None:
@@ -151,7 +152,8 @@ def test_a_model_edited_in_place_leaves_the_stored_one_as_it_was(store: Store, m
     os.utime(model, ns=(times.st_atime_ns, times.st_mtime_ns))  # as long, and as old: the edit shows all the same
     new = store.add_model(model)
     assert new != old
-    assert is_what_its_name_says(old) and is_what_its_name_says(new)
+    assert is_what_its_name_says(old)
+    assert is_what_its_name_says(new)
 
 
 def test_two_models_of_the_same_content_are_both_there(store: Store, model: Path) -> None:
