@@ -12,8 +12,8 @@ from modelserve.replica import ray_compat
 @pytest.fixture
 def logger() -> logging.Logger:
     logger = logging.Logger("ray.serve", logging.INFO)
-    ray_compat.spare(logger)
-    ray_compat.spare(logger)  # a second algorithm in one process changes nothing
+    ray_compat.skip_access_log(logger)
+    ray_compat.skip_access_log(logger)  # a second algorithm in one process changes nothing
     return logger
 
 

@@ -25,8 +25,10 @@ from modelserve.author.logs import MAX_LINES, Line, Logs
 from modelserve.cli.main import main
 from modelserve.config import parser, project
 from modelserve.errors import UserError
-from modelserve.replica.local_server import Local, application, listen
+from modelserve.replica.arguments import LocalServerArgs
+from modelserve.replica.local_server import LocalApplication, listen, load
 from modelserve.replica.try_once import try_once
+from modelserve.serve.contract import UserConfig
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
     (section,) = parsed.sections
     assert (section.name, section.route) == (name, route)
     assert project.check(parsed, root / "algopkg", []) == []
-    tried = trial.trial(Settings(home=root), name)
-    result = try_once(tried.app(), tried.section.warmup or {})
+    tried = trial.prepare(Settings(home=root), name)
+    result = try_once(tried.args, tried.section.warmup or {})
     assert result["answer"]["result"] == {"length": 12, "vowels": 4}
 
 
@@ -109,7 +111,7 @@ def test_a_conf_ini_that_is_not_utf_8_is_an_error_line(root: Path) -> None:
     with pytest.raises(UserError, match="not UTF-8"):
         scaffold.make(root, "Other")
     with pytest.raises(UserError, match="not UTF-8"):
-        trial.trial(Settings(home=root), "Face")
+        trial.prepare(Settings(home=root), "Face")
     assert not (root / "algopkg/Other").exists()
 
 
@@ -127,29 +129,38 @@ def test_what_is_tried_is_the_section_unless_options_say_otherwise(root: Path) -
     text = (root / "conf.ini").read_text() + "model = a.bin\nenv.THREADS = 2\n"
     (root / "conf.ini").write_text(text)
     settings = Settings(home=root)
-    tried = trial.trial(settings, "Face")
-    assert tried.app()["models"] == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
-    other = trial.trial(settings, "Face", backend="Other", model="")
+    tried = trial.prepare(settings, "Face")
+    assert tried.args.models == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
+    other = trial.prepare(settings, "Face", backend="Other", model="")
     assert (other.section.backend, other.section.model, other.section.route) == ("Other", (), "face")
     with pytest.raises(UserError, match="has no class 'Missing'"):
-        trial.trial(settings, "Face", backend="Missing")
+        trial.prepare(settings, "Face", backend="Missing")
     with pytest.raises(UserError, match="--model: 'x/y' is a path"):
-        trial.trial(settings, "Face", model="x/y")
+        trial.prepare(settings, "Face", model="x/y")
 
 
 def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
     scaffold.make(root, "Face")
     (root / "conf.ini").write_text(CONF)
-    assert trial.trial(Settings(home=root), "Face").section.backend == "Face"
+    assert trial.prepare(Settings(home=root), "Face").section.backend == "Face"
     with (root / "algopkg/Face/backend.py").open("a") as stream:
         stream.write("\n\nclass Other: ...\n")
     with pytest.raises(UserError, match=r"2 classes: Face, Other.*--backend"):
-        trial.trial(Settings(home=root), "Face")
+        trial.prepare(Settings(home=root), "Face")
     with pytest.raises(UserError, match="there is no package algopkg/Missing"):
-        trial.trial(Settings(home=root), "Missing")
+        trial.prepare(Settings(home=root), "Missing")
 
 
-async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}') -> tuple[int, bytes]:
+def test_a_directory_is_no_model(root: Path) -> None:
+    scaffold.make(root, "Face")
+    (root / "Model_ZOO/weights").mkdir()
+    with pytest.raises(UserError, match="weights"):
+        trial.prepare(Settings(home=root), "Face", model="weights")
+
+
+async def ask(
+    local: LocalApplication, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}'
+) -> tuple[int, bytes]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -165,10 +176,10 @@ async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"t
 
 def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> None:
     scaffold.make(root, "Face")
-    tried = trial.trial(Settings(home=root), "Face")
+    tried = trial.prepare(Settings(home=root), "Face")
 
     async def serve() -> None:
-        local = await application(tried.app(), tried.config(), "/face")
+        local = await load(tried.args, tried.config, "/face")
         status, body = await ask(local, "/face")
         assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
         assert (await ask(local, "/face/"))[0] == (await ask(local, "/face/more"))[0] == 200
@@ -192,20 +203,20 @@ def test_a_package_is_tried_with_its_section_s_batches_and_patience(root: Path, 
     )
     with (root / "conf.ini").open("a") as stream:
         stream.write("batch_size = 3\nbatch_wait = 5\nrequest_timeout = 7\n")
-    tried = trial.trial(Settings(home=root), "Face")
+    tried = trial.prepare(Settings(home=root), "Face")
 
-    async def serve(config: dict[str, Any]) -> tuple[list[int], int]:
-        local = await application(tried.app(), {**config, "warmup": None}, "/face")
+    async def serve(config: UserConfig) -> tuple[list[int], int]:
+        local = await load(tried.args, config.model_copy(update={"warmup": None}), "/face")
         three = await asyncio.gather(*(ask(local, "/face", body=b"{}") for _ in range(3)))
-        slow = await ask(await application(tried.app(), {"request_timeout": 0.05}, "/face"), "/face")
+        slow = await ask(await load(tried.args, UserConfig(request_timeout=0.05), "/face"), "/face")
         return [json.loads(body)["result"] for _, body in three], slow[0]
 
-    assert tried.config()["request_timeout"] == 7
-    assert asyncio.run(serve(tried.config())) == ([3, 3, 3], 504)
+    assert tried.config.request_timeout == 7
+    assert asyncio.run(serve(tried.config)) == ([3, 3, 3], 504)
 
 
 def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> None:
-    with pytest.raises(UserError, match=f"port {site.port} cannot be had .*--port"):
+    with pytest.raises(UserError, match=f"port {site.port} is not available .*--port"):
         listen(site.port)
     with pytest.raises(UserError, match="no such port"):
         listen(70000)
@@ -214,9 +225,9 @@ def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> 
 @pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="no uvicorn here; every environment has it")
 def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: int) -> None:
     scaffold.make(root, "Face")
-    tried = trial.trial(Settings(home=root), "Face")
-    question = {"app": tried.app(), "config": tried.config(), "port": closed_port, "route": "/face"}
-    command = [sys.executable, "-m", "modelserve.replica.local_server", json.dumps(question)]
+    tried = trial.prepare(Settings(home=root), "Face")
+    arguments = LocalServerArgs(app=tried.args, config=tried.config, port=closed_port, route="/face")
+    command = [sys.executable, "-m", "modelserve.replica.local_server", arguments.model_dump_json()]
     variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -230,8 +241,11 @@ def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: 
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-    failing = json.dumps({**question, "app": {**tried.app(), "backend": "Missing"}, "json": True})
-    run = subprocess.run([*command[:-1], failing], env=variables, capture_output=True, text=True, check=False)
+    missing = tried.args.model_copy(update={"backend": "Missing"})
+    failing = arguments.model_copy(update={"app": missing, "as_json": True})
+    run = subprocess.run(
+        [*command[:-1], failing.model_dump_json()], env=variables, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("error: Face did not load")
     assert json.loads(run.stdout)["ok"] is False
 

@@ -11,7 +11,7 @@ from typing import Any
 import modelserve
 import numpy as np
 import pytest
-from modelserve.replica.deployment import json_request
+from modelserve.replica.legacy import json_request
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response

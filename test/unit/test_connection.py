@@ -11,8 +11,8 @@ from typing import Any
 
 import modelserve
 import pytest
-from modelserve.replica.backend import json_response
-from modelserve.replica.deployment import OwnLoop
+from modelserve.replica.legacy import LegacyBackend
+from modelserve.replica.responses import json_response
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn import Config
@@ -177,5 +177,5 @@ def test_nor_by_a_class_written_the_original_way() -> None:
         inner._model_inference(await request.json())
         return {"status": 1}
 
-    asyncio.run(one_leaves(OwnLoop(original, "POST"), inner))
+    asyncio.run(one_leaves(LegacyBackend(original, "POST"), inner))
     assert inner.seen == [0, 2]

@@ -104,12 +104,11 @@ def _new(options: argparse.Namespace) -> None:
 
 def _test(options: argparse.Namespace) -> int:
     from modelserve.author import trial
-    from modelserve.author.try_package import try_package
 
     settings = Settings.load()
-    tried = trial.trial(settings, options.name, options.project, backend=options.backend, model=options.model)
+    tried = trial.prepare(settings, options.name, options.project, backend=options.backend, model=options.model)
     params = options.params if options.params is not None else tried.section.warmup or {}
-    result = try_package(settings, tried, params, _say(options))
+    result = trial.test(settings, tried, params, _say(options))
     print(json.dumps(result) if options.json else json.dumps(result, indent=1)[:4000])
     return 0 if result["ok"] else 1
 
@@ -118,7 +117,7 @@ def _serve(options: argparse.Namespace) -> None:
     from modelserve.author import trial
 
     settings = Settings.load()
-    tried = trial.trial(settings, options.name, options.project, backend=options.backend, model=options.model)
+    tried = trial.prepare(settings, options.name, options.project, backend=options.backend, model=options.model)
     trial.serve(settings, tried, options.port, _say(options), options.json)
 
 
