@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from modelserve.author import logs, scaffold, trial
-from modelserve.author.benchmark import measure
+from modelserve.author.benchmark import Load, Measurement, measure
 from modelserve.author.logs import MAX_LINES, Line, Logs
 from modelserve.cli.main import main
 from modelserve.config import parser, project
@@ -83,7 +83,7 @@ def test_a_name_that_is_none_makes_nothing(root: Path, name: str) -> None:
 def test_what_is_taken_is_left_alone(root: Path) -> None:
     scaffold.make(root, "Face")
     before = (root / "conf.ini").read_text()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         scaffold.make(root, "Face")
     with pytest.raises(UserError, match="'face' is the route of"):
         scaffold.make(root, "face")
@@ -280,33 +280,50 @@ def test_a_shell_is_opened_in_a_package_alone(root: Path, name: str) -> None:
         trial.shell(Settings(home=root), name, None, "true", print)
 
 
+def measured(url: str, connections: int, seconds: float = 0.2, params: dict[str, Any] | None = None) -> Any:
+    return measure(Load(f"{url}/echo", "POST", params or {}), connections, seconds)
+
+
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
     site.answers["/echo"] = (200, b"{}")
-    good = measure(f"{site.url}/echo", "POST", {"a": 1}, 3, 0.4)
+    good = measured(site.url, 3, 0.4, {"a": 1}).as_dict()
     assert good["failures"] == {} and good["requests"] == len(site.asked) > 3
     assert 0 < good["p50_ms"] <= good["p90_ms"] <= good["p99_ms"] <= good["max_ms"]
     assert json.loads(site.asked[0].body) == {"a": 1} and site.asked[0].method == "POST"
     site.answers["/echo"] = (429, b"later")
-    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"HTTP 429"}
-    nobody = measure(f"http://127.0.0.1:{closed_port}/echo", "POST", {}, 2, 0.2)
-    assert set(nobody["failures"]) == {"ConnectionRefusedError"} and nobody["p50_ms"] is None
+    assert set(measured(site.url, 2).failures) == {"HTTP 429"}
+    refused = measured(f"http://127.0.0.1:{closed_port}", 2)
+    assert set(refused.failures) == {"ConnectionRefusedError"} and refused.percentile_ms(50) is None
+
+
+def test_a_load_counts_every_failure_of_every_connection(site: Site) -> None:
+    site.answers["/echo"] = (503, b"")
+    result = measured(site.url, 8, 0.4)
+    assert result.failures == {"HTTP 503": result.requests} and result.requests == len(site.asked)
+
+
+def test_a_percentile_is_the_latency_that_a_share_of_the_requests_does_not_exceed() -> None:
+    latencies_s = tuple(number / 1000 for number in range(1, 101))
+    measurement = Measurement("http://host/echo", 1, 101, 2.0, latencies_s, {"HTTP 429": 1})
+    assert [measurement.percentile_ms(share) for share in (50, 90, 99, 100)] == [50, 90, 99, 100]
+    assert measurement.per_second == 50
 
 
 def test_an_answer_that_says_it_failed_is_a_failure(site: Site) -> None:
     site.answers["/echo"] = (200, b'{"status": 0, "info": "no model"}')
-    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"status 0"}
+    assert set(measured(site.url, 2).failures) == {"status 0"}
     site.answers["/echo"] = (200, b'{"status": 1, "result": {"status": 0}}')
-    assert measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"] == {}
+    assert measured(site.url, 2).failures == {}
 
 
 # Whoever runs the tests in the background has interrupts ignored, and so would the program.
 INTERRUPTED = """
 import signal, sys
-from modelserve.author.benchmark import measure
+from modelserve.author.benchmark import Load, measure
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
-measure(sys.argv[1], "POST", {}, 4, 60)
+measure(Load(sys.argv[1], "POST", {}), 4, 60)
 """
 
 
