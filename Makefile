@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up down purge status smoke check test lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up down purge status smoke check test test-all lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,7 +33,7 @@ status: venv ## Show what is served
 smoke: venv ## Ask each algorithm one question
 	$(PLAYBOOK) playbooks/smoke.yml
 
-check: venv-dev ## Lint and pure tests: under two minutes
+check: venv-dev ## Lint and pure tests: two minutes
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 lint: venv-dev
@@ -46,17 +46,26 @@ lint: venv-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
 unit: venv-dev
-	$(BIN)/pytest -q test/unit
+	$(BIN)/pytest -q -n 3 test/unit
 
-test: check molecule ## All tests: pure ones, one machine for real, a cluster of real hosts
+test: check ## Check, and the essential proof on one real machine and on a cluster of real hosts
+	@$(MAKE) --no-print-directory molecule SCENARIOS="default cluster"
 
-molecule: venv-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s default -s bookworm -s cluster
+test-all: check ## Every test there is (PART=default runs one scenario): long failures, removal, Debian 12, fuzzing
+	@MODELSERVE_TESTS="essential or not essential" $(MAKE) --no-print-directory molecule SCENARIOS="$(or $(PART),default bookworm cluster)"
 
-bed: venv ## Start a test bed: a head and two workers as virgin hosts, reached over SSH
+molecule: venv-dev # one scenario after the other, with the time of each
+	@for scenario in $(SCENARIOS); do \
+	    started=$$(date +%s); \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s $$scenario || exit 1; \
+	    echo "time: $$scenario $$(($$(date +%s) - started)) s"; \
+	done
+
+bed: venv ## Start a test bed: a head and two workers as fresh hosts, reached over SSH
+	docker version >/dev/null 2>&1 || roles/docker/files/start_dockerd.sh
 	$(BIN)/python test/bed/bed.py up
 
-bed-down: ## Throw the test bed away
+bed-down: ## Remove the test bed
 	python3 test/bed/bed.py down
 
 bench: venv-dev ## Measure beside FastAPI, LitServe, BentoML, MLServer and stock Ray Serve (30 minutes; ARGS=--quick: 3)

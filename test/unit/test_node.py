@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import modelserve
 import pytest
-from modelserve.cluster import health, join, node
+from modelserve.cluster import health, node
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 from modelserve.settings import Settings

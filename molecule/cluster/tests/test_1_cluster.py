@@ -13,6 +13,7 @@ import pytest
 from conftest import HOME, PORT, PROJECT, WORKERS, Cluster
 
 
+@pytest.mark.essential
 def test_replicas_are_spread_over_the_workers_and_share_gpus(cluster: Cluster) -> None:
     nodes = cluster.nodes()
     assert {name: row["state"] for name, row in nodes.items()} == dict.fromkeys(["head", *WORKERS], "UP")
@@ -24,6 +25,7 @@ def test_replicas_are_spread_over_the_workers_and_share_gpus(cluster: Cluster) -
     }
 
 
+@pytest.mark.essential
 def test_the_gateway_answers_from_all_workers(cluster: Cluster) -> None:
     said = {cluster.ask("extract", {"text": "good"})["info"] for _ in range(60)}
     assert said == {"Result from worker-1", "Result from worker-2"}
@@ -34,6 +36,7 @@ def test_every_worker_answers_by_itself(cluster: Cluster) -> None:
         assert cluster.ask("AlgoExample", {"text": "good"}, worker, 8000)["status"] == 1
 
 
+@pytest.mark.essential
 def test_ray_wants_the_token(cluster: Cluster) -> None:
     python = "import urllib.request as u; u.urlopen('http://127.0.0.1:8265/api/jobs/')"
     assert "401" in bed.run("docker", "exec", bed.container(bed.HEAD), "sh", "-c", f'python3 -c "{python}" 2>&1; true')
@@ -41,6 +44,7 @@ def test_ray_wants_the_token(cluster: Cluster) -> None:
         urllib.request.urlopen(f"http://{bed.address(bed.HEAD)}:8265/", timeout=5)
 
 
+@pytest.mark.essential
 def test_the_store_wants_the_token_and_gives_no_write(cluster: Cluster) -> None:
     url = f"rsync://modelserve@{bed.address(bed.HEAD)}:6390/store/"
     assert "auth failed" in bed.on("worker_1", "sh", "-c", f"RSYNC_PASSWORD=wrong rsync {url} 2>&1; true")
@@ -48,6 +52,7 @@ def test_the_store_wants_the_token_and_gives_no_write(cluster: Cluster) -> None:
     assert "read only" in bed.on("worker_1", "sh", "-c", write)
 
 
+@pytest.mark.essential
 def test_a_second_site_changes_nothing(cluster: Cluster) -> None:
     hosts = (bed.HEAD, *WORKERS)
     before = [cluster.containers(host) for host in hosts], cluster.replicas()
@@ -67,6 +72,7 @@ def test_two_replicas_share_a_gpu(cluster: Cluster) -> None:
     cluster.wait_for(*WORKERS)
 
 
+@pytest.mark.essential
 def test_a_deploy_brings_only_what_is_new_to_the_workers(cluster: Cluster) -> None:
     listing = f"ls -i {HOME}/store/env {HOME}/store/model | grep -v :"
     there = {worker: set(bed.on(worker, "sh", "-c", listing).split()) for worker in WORKERS}
@@ -91,6 +97,7 @@ def test_an_environment_is_built_once_and_shares_files_with_the_one_before(clust
         assert int(links) > 1, f"{host} has a copy of its own"
 
 
+@pytest.mark.essential
 def test_a_worker_that_was_off_during_a_deploy_catches_up_before_it_joins(cluster: Cluster) -> None:
     bed.on("worker_2", "docker", "kill", "modelserve_worker_2")
     cluster.wait_until("worker_2 down", lambda: cluster.state("worker_2") == "DOWN")
@@ -162,6 +169,7 @@ def test_diagnose_has_all_hosts(cluster: Cluster, archive: tuple[str, Path]) -> 
     assert status, json.dumps(names[:40])
 
 
+@pytest.mark.essential
 def test_status_shows_nodes_and_algorithms(cluster: Cluster) -> None:
     text = cluster.playbook("playbooks/status.yml")
     assert "worker_2 172.31.78.12 UP 2 " in text and f"https://127.0.0.1:{PORT}/extract" in text

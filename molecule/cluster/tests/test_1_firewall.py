@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import bed
+import pytest
 from conftest import GATEWAYS, INGRESS_PORT, PORT, WORKERS, Cluster
 from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 
@@ -114,6 +115,7 @@ def reached(address: str, ports: list[int]) -> set[int]:
         return {port for port, there in zip(ports, found, strict=True) if there}
 
 
+@pytest.mark.essential
 def test_the_world_reaches_what_is_declared_and_nothing_else(cluster: Cluster) -> None:
     for host in HOSTS:
         ports = sorted(listening(host) | KNOWN)
@@ -122,6 +124,7 @@ def test_the_world_reaches_what_is_declared_and_nothing_else(cluster: Cluster) -
         assert reached(bed.address(host), ports) == declared, host
 
 
+@pytest.mark.essential
 def test_on_a_host_listens_what_is_declared_and_nothing_else(cluster: Cluster) -> None:
     for host in HOSTS:
         found = sockets(host)

@@ -7,6 +7,7 @@ import ssl
 import urllib.error
 
 import bed
+import pytest
 from conftest import GATEWAYS, HOME, PORT, Cluster
 
 GOOD = {"text": "good"}
@@ -25,6 +26,7 @@ def certificate(host: str) -> str:
     return ssl.get_server_certificate((bed.address(host), PORT))
 
 
+@pytest.mark.essential
 def test_a_key_opens_and_closes_both_at_once(cluster: Cluster) -> None:
     made = json.loads(cluster.ctl("keys", "add", "tablet", "--json"))["key"]
     assert {status(cluster, host, **{"X-API-Key": made}) for host in GATEWAYS} == {200}

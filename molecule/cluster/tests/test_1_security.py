@@ -53,6 +53,7 @@ def status(cluster: Cluster, route: str = "extract", params: object = GOOD, **he
         return error.code, json.loads(error.read())["info"]
 
 
+@pytest.mark.essential
 def test_without_a_key_of_its_own_nobody_gets_in(cluster: Cluster) -> None:
     assert status(cluster)[0] == 200
     for wrong in ("", "wrong", "ms_" + "x" * 43):

@@ -35,6 +35,7 @@ def project(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     cluster.wait_for(*WORKERS)
 
 
+@pytest.mark.essential
 def test_updates_a_rollback_and_a_failed_update_lose_no_request(cluster: Cluster, project: Path) -> None:
     before = cluster.replicas()
     first = json.loads(cluster.ctl("releases", "--json"))["releases"][0]["number"]

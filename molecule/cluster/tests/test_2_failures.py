@@ -31,6 +31,7 @@ def crash(host: str, container: str) -> None:
     bed.on(host, "sh", "-c", f"kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {container})")
 
 
+@pytest.mark.essential
 def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
     before = set(cluster.replicas())
     with cluster.load() as load:
@@ -68,6 +69,7 @@ def test_a_worker_goes_and_comes_back(
     assert len(load.failed()) <= 4, "at most what was in flight"
 
 
+@pytest.mark.essential
 def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
     # Serve runs an ingress on every node that has replicas.

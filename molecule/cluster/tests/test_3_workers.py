@@ -24,6 +24,7 @@ def third(cluster: Cluster) -> str:
     return str(line)
 
 
+@pytest.mark.essential
 def test_a_worker_is_added_and_the_others_are_left_alone(cluster: Cluster, third: str) -> None:
     hosts = (bed.HEAD, *WORKERS)
     before = [cluster.containers(host) for host in hosts], cluster.replicas()
@@ -59,6 +60,7 @@ def test_the_head_is_restarted_while_workers_answer(cluster: Cluster, third: str
     assert len(load.failed()) <= 4, load.kinds()
 
 
+@pytest.mark.essential
 def test_a_worker_is_removed_without_a_lost_request(cluster: Cluster, third: str) -> None:
     others = {host: cluster.containers(host) for host in (bed.HEAD, "worker_1", "worker_3")}
     with cluster.load() as load:
@@ -93,6 +95,7 @@ def test_an_unknown_worker_is_named(cluster: Cluster) -> None:
     assert "Say which worker: -e worker=NAME, one of worker_1, worker_2" in text
 
 
+@pytest.mark.essential
 def test_reset_leaves_nothing_of_modelserve_and_all_else(cluster: Cluster) -> None:
     image = bed.on(bed.HEAD, "docker", "inspect", "-f", "{{.Config.Image}}", "modelserve_head").strip()
     foreign = ["docker", "run", "--detach", "--name", "foreign", "--entrypoint", "sleep", image, "1000"]

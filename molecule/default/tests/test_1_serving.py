@@ -12,6 +12,7 @@ import pytest
 from conftest import HEAD, HOME, PROJECT, SOURCE, Cluster, run
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("name", [HEAD, "modelserve_gateway", "modelserve_catalog"])
 def test_a_container_runs_as_promised(host: Any, name: str) -> None:
     container = host.docker(name)
@@ -41,6 +42,7 @@ def test_the_head_has_the_shared_memory_and_time_zone_it_was_given(host: Any) ->
     assert "TZ=Etc/UTC" in details["Config"]["Env"]
 
 
+@pytest.mark.essential
 def test_the_token_is_secret_and_the_dashboard_wants_it(host: Any, cluster: Cluster) -> None:
     token = host.file(str(HOME / "secrets" / "ray_token"))
     assert token.mode == 0o600 and token.size == 64
@@ -53,18 +55,21 @@ def test_the_settings_are_readable_by_root_alone(host: Any) -> None:
     assert host.file(str(HOME / "settings.json")).mode == 0o600
 
 
+@pytest.mark.essential
 def test_conf_ini_is_a_template(host: Any) -> None:
     assert (
         "# The project under test. local: conf.ini is a template." in host.file(str(HOME / "conf.ini")).content_string
     )
 
 
+@pytest.mark.essential
 def test_the_example_answers(cluster: Cluster) -> None:
     status, answer = cluster.ask("extract", {"text": "What a GREAT day"})
     assert (status, answer["status"], answer["result"]) == (200, 1, {"score": 2, "words": {"great": 2}})
     assert answer["info"].startswith("Result from ")
 
 
+@pytest.mark.essential
 def test_the_embedding_is_a_unit_vector_that_knows_what_is_alike(cluster: Cluster) -> None:
     _, answer = cluster.ask("embed", {"sentence": "a cat sits on the mat"})
     vector = answer["result"]["embedding"]
@@ -78,6 +83,7 @@ def test_the_embedding_is_a_unit_vector_that_knows_what_is_alike(cluster: Cluste
     assert near > 0.4 > 0.2 > far
 
 
+@pytest.mark.essential
 def test_dependencies_that_exclude_each_other_run_side_by_side(cluster: Cluster) -> None:
     old, new = (cluster.ask(f"numpy/{age}", {})[1]["result"] for age in ("old", "new"))
     assert (old["numpy"], new["numpy"]) == ("2.1.3", "2.3.5")
@@ -90,6 +96,7 @@ def test_an_environment_is_one_that_conda_can_read(cluster: Cluster) -> None:
     assert record["name"] == "python" and record["build"].startswith("system_cp3")
 
 
+@pytest.mark.essential
 def test_a_class_written_the_original_way_answers(cluster: Cluster) -> None:
     assert cluster.ask("original", {"word": "good"})[1] == cluster.ask("original", {"word": "good"}, "POST")[1]
     status, answer = cluster.ask("original", {"word": "good"})
@@ -98,6 +105,7 @@ def test_a_class_written_the_original_way_answers(cluster: Cluster) -> None:
     assert (status, answer["status"]) == (200, 0) and "KeyError" in answer["info"]
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     ("route", "params", "method", "status", "says"),
     [
@@ -115,15 +123,18 @@ def test_a_wrong_request_is_told_so(
     assert says in answer["info"] and answer["request_id"] and "Traceback" not in json.dumps(answer)
 
 
+@pytest.mark.essential
 def test_an_unknown_route_is_404(cluster: Cluster) -> None:
     assert cluster.ask("nowhere", {})[0] == 404
 
 
+@pytest.mark.essential
 def test_the_gateway_listens_on_loopback_alone(host: Any) -> None:
     listening = host.run("cat /proc/net/tcp").stdout
     assert f"0100007F:{6660:04X} 00000000:0000 0A" in listening and f"00000000:{6660:04X}" not in listening
 
 
+@pytest.mark.essential
 def test_status_and_smoke_playbooks_show_every_algorithm(cluster: Cluster) -> None:
     status = cluster.playbook("playbooks/status.yml").stdout
     assert status.count("RUNNING") == 5 and "http://127.0.0.1:6660/embed" in status

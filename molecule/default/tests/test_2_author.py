@@ -7,9 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import SOURCE, Cluster, run
 
 
+@pytest.mark.essential
 def test_from_new_to_an_answer_and_back_to_the_author(cluster: Cluster, project: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE / "files")}
     new = [sys.executable, "-m", "modelserve", "new", "Counting", "--project", str(project)]

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from typing import Any
 
+import pytest
 from conftest import HOME, Cluster, run
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -22,6 +23,7 @@ def until(cluster: Cluster, route: str, status: int, seconds: float) -> Any:
     return found[1]
 
 
+@pytest.mark.essential
 def test_all_that_is_served_is_ready(cluster: Cluster) -> None:
     answer = until(cluster, "readyz", 200, 20)
     assert set(answer["algorithms"]) == {"AlgoExample", "TextEmbedding", "NumpyOld", "NumpyNew", "OriginalStyle"}
@@ -73,6 +75,7 @@ def test_what_the_page_sends_instead_of_get_is_answered_as_get(cluster: Cluster)
         assert response.status == 200
 
 
+@pytest.mark.essential
 def test_a_dead_replica_s_algorithm_is_not_ready_until_the_next_runs(cluster: Cluster) -> None:
     assert cluster.ask("readyz/TextEmbedding")[0] == 200
     found = cluster.head("pgrep", "-f", "^ray::ServeReplica:TextEmbedding").stdout.split()

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import HEAD, HOME, Cluster, run
 
 
+@pytest.mark.essential
 def test_an_unchanged_apply_does_nothing(cluster: Cluster) -> None:
     before = cluster.replicas()
     started = time.monotonic()
@@ -18,6 +20,7 @@ def test_an_unchanged_apply_does_nothing(cluster: Cluster) -> None:
     assert cluster.replicas() == before
 
 
+@pytest.mark.essential
 def test_commenting_a_section_out_stops_that_algorithm_alone(cluster: Cluster, project: Path) -> None:
     before = cluster.replicas()
     conf = (project / "conf.ini").read_text()
@@ -45,6 +48,7 @@ def test_controller_py_applies_from_any_directory(cluster: Cluster, project: Pat
     assert cluster.ask("original", {"word": "good"})[0] == 404
 
 
+@pytest.mark.essential
 def test_edited_code_redeploys_that_algorithm_without_a_lost_request(cluster: Cluster, project: Path) -> None:
     before = cluster.replicas()
     cluster.edit("algopkg/AlgoExample/backend.py", r'"score": sum\(known.values\(\)\)', '"score": 42')
@@ -99,6 +103,7 @@ def test_a_gpu_is_shared_by_fractions_and_not_overbooked(cluster: Cluster, proje
     assert result.stderr.count("gpu_cost") == 2  # both sections, at once
 
 
+@pytest.mark.essential
 def test_every_release_is_recorded(cluster: Cluster) -> None:
     releases = sorted((HOME / "releases").glob("*.json"), key=lambda path: int(path.stem))
     assert 2 <= len(releases) <= 10

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import HEAD, HOME, Cluster
 
 
@@ -19,6 +20,7 @@ def latest() -> dict[str, Any]:
     return document
 
 
+@pytest.mark.essential
 def test_a_rollback_brings_code_environment_model_and_configuration_back(cluster: Cluster, project: Path) -> None:
     was = latest()["number"]
     plan_before = json.loads(cluster.head("modelserve", "plan", "--json").stdout)
@@ -59,6 +61,7 @@ def test_a_rollback_brings_code_environment_model_and_configuration_back(cluster
     assert plan_before["changed"] is False
 
 
+@pytest.mark.essential
 def test_a_release_that_is_not_there_is_named(cluster: Cluster) -> None:
     result = cluster.head("modelserve", "rollback", "9999", check=False)
     assert result.returncode == 1 and "there is no release 9999: kept are" in result.stderr

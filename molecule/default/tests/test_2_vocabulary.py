@@ -74,6 +74,7 @@ def ask_many(cluster: Cluster, questions: list[dict[str, Any]]) -> list[tuple[in
         return list(pool.map(lambda question: cluster.ask("vocabulary", question, "POST"), questions))
 
 
+@pytest.mark.essential
 def test_batches_types_timeouts_and_variables(cluster: Cluster, package: Path) -> None:
     package.write_text(package.read_text() + KEYS)
     cluster.apply()

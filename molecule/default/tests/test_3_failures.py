@@ -34,6 +34,7 @@ def broken(cluster: Cluster, *says: str) -> None:
     assert cluster.replicas()["TextEmbedding"] == before["TextEmbedding"]
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -118,6 +119,7 @@ def test_an_environment_yml_can_bring_pip_packages(cluster: Cluster, project: Pa
     assert "environment AlgoExample-" in cluster.apply().stdout
 
 
+@pytest.mark.essential
 def test_every_mistake_in_conf_ini_is_told_at_once(cluster: Cluster, project: Path) -> None:
     cluster.edit("conf.ini", "^backend = TextEmbedding", "backnd = TextEmbedding")
     cluster.edit("conf.ini", "^port = 6660", "port = 66600")
@@ -139,6 +141,7 @@ def test_the_deploy_playbook_stops_before_a_wrong_conf_ini_reaches_the_head(clus
     assert (HOME / "conf.ini").read_text() == on_head
 
 
+@pytest.mark.essential
 def test_preflight_reports_every_failure_as_a_table(cluster: Cluster, project: Path) -> None:
     cluster.edit("conf.ini", r"gpu_cost = 0\.5", "gpu_cost = 2")
     with socket.socket() as other:
@@ -202,6 +205,7 @@ def test_a_stored_model_that_was_changed_is_never_loaded(cluster: Cluster) -> No
     assert cluster.ask("embed", {"sentence": "a"})[0] == 200
 
 
+@pytest.mark.essential
 def test_a_head_that_is_killed_comes_back_with_its_applications(host: Any, cluster: Cluster) -> None:
     latest = max(int(path.stem) for path in (HOME / "releases").glob("*.json"))
     os.kill(int(host.docker(HEAD).inspect()["State"]["Pid"]), signal.SIGKILL)
@@ -217,6 +221,7 @@ def test_a_head_that_is_killed_comes_back_with_its_applications(host: Any, clust
     assert max(int(path.stem) for path in (HOME / "releases").glob("*.json")) == latest
 
 
+@pytest.mark.essential
 def test_a_gateway_that_is_killed_comes_back(host: Any, cluster: Cluster) -> None:
     os.kill(int(host.docker("modelserve_gateway").inspect()["State"]["Pid"]), signal.SIGKILL)
     deadline = time.monotonic() + 60
