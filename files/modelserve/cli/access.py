@@ -19,7 +19,9 @@ def register(command: Command) -> None:
     keys.add_argument("--algorithms", default="", metavar="A,B", help="for add: what it may ask (default: all)")
     limit = between(0, 1_000_000, int)
     keys.add_argument("--rate", type=limit, metavar="N", help="for add: requests a second, 0 for any number")
-    keys.add_argument("--at-once", type=limit, metavar="N", help="for add: requests at a time, 0 for any number")
+    keys.add_argument(
+        "--max-concurrent", type=limit, metavar="N", help="for add: concurrent requests, 0 for any number"
+    )
     certificate = command(
         "certificate", _certificate, "Print the certificate of the cluster's CA, for clients to trust."
     )
@@ -44,10 +46,10 @@ def _keys(options: argparse.Namespace) -> None:
         raise UserError(f"'keys {options.action}' takes a client's name", "modelserve keys --help")
     if options.action == "revoke":
         keys.revoke(options.client)
-        document, text = {"client": options.client}, f"{options.client}'s key opens nothing any more"
+        document, text = {"client": options.client}, f"{options.client}'s key is revoked"
     else:
         algorithms = [name.strip() for name in options.algorithms.split(",") if name.strip()]
-        key = keys.add(options.client, algorithms, options.rate, options.at_once)
+        key = keys.add(options.client, algorithms, options.rate, options.max_concurrent)
         document, text = {"client": options.client, "key": key}, key
     Gateway(settings).refresh()
     if options.json:

@@ -100,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container (what its container does).")
-    gateway.add_argument("action", choices=("run", "health", "refresh", "keep"))
-    gateway.add_argument("--head", default="", help="for keep: follow this head (default: this is the head)")
-    gateway.add_argument("--name", default="", help="for keep: what this host is called in the inventory")
+    gateway.add_argument("action", choices=("run", "health", "refresh", "sync"))
+    gateway.add_argument("--head", default="", help="for sync: follow this head (default: this is the head)")
+    gateway.add_argument("--name", default="", help="for sync: what this host is called in the inventory")
     gateway.add_argument("--wait", type=float, default=0, metavar="S", help="for health: seconds to wait for it")
     catalog = command("catalog", _catalog, "Say what is served and whether it is ready (what its container does).")
     catalog.add_argument("action", choices=("run", "health"))
@@ -317,8 +317,8 @@ def _gateway(options: argparse.Namespace) -> None:
         _within(options.wait, Proxy(settings.home).health)
     elif options.action == "run":
         Proxy(settings.home).run()
-    elif options.action == "keep":
-        sync_agent.keep(settings.home, options.head, options.name)
+    elif options.action == "sync":
+        sync_agent.run(settings.home, options.head, options.name)
     else:
         changed = Gateway(settings, lambda line: print(line, file=sys.stderr)).refresh()
         text = "the gateway knows the nodes" + ("" if changed else " already")

@@ -100,9 +100,9 @@ def keys_table(keys: list[Key], of_inventory: set[str]) -> str:
     """The keys: whose they are, and what they are for."""
     if not keys:
         return "there is no key yet: modelserve keys add NAME"
-    table = Table("client", "algorithms", "requests/s", "at once", "from", box=box.SIMPLE_HEAD)
+    table = Table("client", "algorithms", "requests/s", "max concurrent", "from", box=box.SIMPLE_HEAD)
     for key in keys:
-        limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.at_once)]
+        limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.max_concurrent)]
         source = "inventory" if key.client in of_inventory else key.created.partition("T")[0]
         table.add_row(key.client, ", ".join(key.algorithms) or "all", *limits, source)
     return "\n".join(_lines(table))

@@ -1,4 +1,4 @@
-"""How does a running HAProxy take a configuration? Its files, its start, its reload, and whether it answers."""
+"""The HAProxy of a gateway: its files, its start, its reload and its health."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,34 +18,39 @@ from modelserve.util.files import write_atomically
 from modelserve.util.http import opener_here
 
 HEALTH_PATH = "/healthz"
-# Says with /healthz which configuration answers.
+# Header of /healthz: the version of the configuration that answers.
 VERSION_HEADER = "X-Modelserve-Configuration"
 SERVED = "served.json"
 RELEASE_FILE = "release.map"
 NO_RELEASE = "-"
 WAIT_S = 0.25
-# The controller's user writes, HAProxy reads: root for its port, without root's rights, but of the same group.
+# The controller's user writes and HAProxy reads, as root for its port but without root's rights, in the same group.
 PRIVATE = 0o640
-# Files that a configuration names. Their names carry their content's hash: the configuration before keeps its own.
+# Files that a configuration names. Names carry the content's hash, so that the old configuration keeps its own files.
 NAMED = ("tls-*.pem", "clients-*.map")
 
 
 class Written(Served):
-    """What ``served.json`` holds: what is answered, where (seen from the gateway's own host), and if it takes a key."""
+    """The content of ``served.json``.
+
+    Attributes:
+        url: URL of the gateway, as seen from its own host.
+        keys: whether clients need a key.
+    """
 
     url: str = ""
     keys: bool = False
 
 
 class Configuration(BaseModel):
-    """All that a gateway needs.
+    """A configuration of a gateway.
 
     Attributes:
-        text: HAProxy's configuration.
-        version: what tells it from others; a header of ``/healthz``.
-        files: names and contents of the files that ``text`` names, beside it.
-        written: what it was made from.
-        release: the number of the release that is served, for the log.
+        text: HAProxy's configuration file.
+        version: hash of the text; a header of ``/healthz``.
+        files: content by name of the files that ``text`` names, in the same directory.
+        written: content of ``served.json``.
+        release: number of the release that is served, for the log.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,38 +63,46 @@ class Configuration(BaseModel):
 
 
 class Proxy:
-    """The HAProxy whose files lie in ``<home>/gateway``: ``haproxy.cfg``, what it was made from in ``served.json``, and
-    the control socket ``master.sock``."""
+    """The HAProxy of this host.
+
+    Its files lie in ``<home>/gateway``: ``haproxy.cfg``, ``served.json`` and the control socket ``master.sock``.
+
+    Args:
+        home: modelserve_home.
+    """
 
     def __init__(self, home: Path) -> None:
-        self.directory = home / "gateway"
+        self.directory = gateway_directory(home)
         self._config = self.directory / "haproxy.cfg"
         self._served = self.directory / SERVED
         self._release = self.directory / RELEASE_FILE
         self._socket = self.directory / "master.sock"
 
     def written(self) -> Written | None:
-        """What the present configuration was made from; None where there is none."""
+        """Return what the present configuration was made from; None where there is none."""
         return read_served(self._served)
 
-    def load(self, wanted: Configuration) -> bool:
-        """Write a configuration and have a running HAProxy load it; no connection is lost.
+    def load(self, configuration: Configuration) -> bool:
+        """Write a configuration, and reload HAProxy where it runs; no connection is lost.
+
+        Args:
+            configuration: the configuration.
 
         Returns:
             Whether anything but the release changed.
 
         Raises:
-            UserError: HAProxy refuses it; the old one is put back, and never stopped working.
+            UserError: HAProxy refuses it. The old configuration is restored; HAProxy never stopped using it.
         """
         now = self.written()
-        if now is not None and now.port != wanted.written.port:
-            _refuse_taken(wanted.text, wanted.written.port)
-        self.set_release(wanted.release)
+        if now is not None and now.port != configuration.written.port:
+            _refuse_taken(configuration.text, configuration.written.port)
+        self.set_release(configuration.release)
         old = self._config.read_text() if self._config.exists() else None
-        if wanted.text != old:
-            for name, content in wanted.files.items():
+        if configuration.text != old:
+            for name, content in configuration.files.items():
                 write_atomically(self.directory / name, content, PRIVATE)
-            write_atomically(self._config, wanted.text, PRIVATE)
+            write_atomically(self._config, configuration.text, PRIVATE)
             try:
                 self._reload()
             except UserError:
@@ -98,28 +111,35 @@ class Proxy:
                 else:
                     write_atomically(self._config, old, PRIVATE)
                 raise
-            for file in (file for pattern in NAMED for file in self.directory.glob(pattern)):
-                if file.name not in wanted.files:
-                    file.unlink()
-        if wanted.written != now:
-            write_atomically(self._served, wanted.written.model_dump_json(indent=1) + "\n")
-        return wanted.text != old
+            self._remove_files_except(configuration.files)
+        if configuration.written != now:
+            write_atomically(self._served, configuration.written.model_dump_json(indent=1) + "\n")
+        return configuration.text != old
+
+    def _remove_files_except(self, names: Container[str]) -> None:
+        for file in (file for pattern in NAMED for file in self.directory.glob(pattern)):
+            if file.name not in names:
+                file.unlink()
 
     def release(self) -> str:
-        """The release that the log's lines name."""
+        """Return the release that the log's lines name."""
         return self._release.read_text().split()[1] if self._release.exists() else NO_RELEASE
 
     def set_release(self, release: str) -> bool:
-        """Have the log's lines name a release, from now on; returns whether they named another."""
+        """Write a release into the log's lines from now on.
+
+        Returns:
+            Whether they named another one before.
+        """
         if self._release.exists() and self.release() == release:
             return False
-        # HAProxy looks it up for every line, so a running one is told, not reloaded.
+        # HAProxy looks the release up for every line: a running one needs no reload.
         write_atomically(self._release, f"release {release}\n")
-        self._tell(f"@1 set map {self._release} release {release}")
+        self._send(f"@1 set map {self._release} release {release}")
         return True
 
     def run(self) -> None:
-        """Become HAProxy, with the last configuration; where there is none yet, wait for it."""
+        """Replace this process with HAProxy, after waiting for a first configuration."""
         if not self._is_configured():
             print("waiting for a configuration: the first apply writes it", flush=True)
         while not self._is_configured():
@@ -132,7 +152,7 @@ class Proxy:
         """Return when the gateway answers and reaches an ingress.
 
         Raises:
-            UserError: it does not.
+            UserError: it does not answer, or reaches no ingress.
         """
         written = self.written()
         if written is None or not self._is_configured():
@@ -149,8 +169,8 @@ class Proxy:
         return self._config.exists() and self._served.exists()
 
     def _reload(self) -> None:
-        # The master's "reload" answers when the new process has started or was refused (HAProxy 2.7+).
-        answer = self._tell("reload")
+        # HAProxy 2.7 and later answer when the new process has started or was refused.
+        answer = self._send("reload")
         if "Success=0" in answer:
             reason = [line for line in answer.splitlines() if "[ALERT]" in line]
             raise UserError(
@@ -158,30 +178,44 @@ class Proxy:
                 "Choose a port that is free on this host; the old one goes on answering",
             )
 
-    def _tell(self, command: str) -> str:
-        """HAProxy's answer to a command of its management guide; empty where it does not run: it reads its files when
-        it starts."""
+    def _send(self, command: str) -> str:
+        """Send a command of HAProxy's management guide.
+
+        Returns:
+            HAProxy's answer; empty where it does not run. It reads its files when it starts.
+        """
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(30)
                 connection.connect(str(self._socket))
                 connection.sendall(f"{command}\n".encode())
-                connection.shutdown(socket.SHUT_WR)  # a worker keeps the connection, for more commands
+                connection.shutdown(socket.SHUT_WR)  # a worker would keep the connection open for more commands
                 return b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")
         except (FileNotFoundError, ConnectionRefusedError):
             return ""
 
 
+def gateway_directory(home: Path) -> Path:
+    """Return the directory of the gateway's files."""
+    return home / "gateway"
+
+
+def url_of(address: str, port: int, tls: bool) -> str:
+    """Return the URL of a gateway that listens on ``address``, as its own host reaches it."""
+    host = reachable(address)
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def reachable(address: str) -> str:
-    """An address that reaches a listener on ``address`` from its own host."""
+    """Return an address that reaches a listener on ``address`` from its own host."""
     return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
 def read_served(file: Path) -> Written | None:
-    """What a gateway was told to answer, from its ``served.json``; None where it was told nothing yet.
+    """Return the content of a ``served.json``; None where there is no such file.
 
     Raises:
-        UserError: the file is not what the controller writes.
+        UserError: the file is damaged.
     """
     try:
         return Written.model_validate_json(file.read_bytes())
@@ -193,7 +227,7 @@ def read_served(file: Path) -> Written | None:
 
 
 def _refuse_taken(text: str, port: int) -> None:
-    # HAProxy would find out by pausing the old listener while it tries: connections would be lost.
+    # HAProxy pauses the old listener while it tries to bind: connections would be lost.
     binds = [line.split()[1].rpartition(":")[0] for line in text.splitlines() if line.split()[:1] == ["bind"]]
     for address in binds:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:

@@ -1,4 +1,4 @@
-"""Which certificate does a gateway show, or a node? The site's own, or one of a CA that the cluster made itself."""
+"""The certificates of gateways and nodes: the site's own, or those of a CA that the cluster made."""
 
 from __future__ import annotations
 
@@ -22,63 +22,66 @@ _DAY = datetime.timedelta(days=1)
 
 
 def ensure(settings: Settings) -> str:
-    """The gateway's certificate and its key, made or renewed if need be; they lie in ``<home>/secrets``.
+    """Return the gateway's certificate and key from ``<home>/secrets``; issue or renew them where needed.
 
-    ``site_certificate.pem`` and ``site_key.pem`` are the site's own and are taken as they are, if the settings say so.
-    Else the cluster's CA (``ca.pem``, ``ca_key.pem``; made once) issues one for all gateways' names, for 397 days, anew
-    30 days before its end and when the names change.
+    Where the settings say so, these are the site's own: ``site_certificate.pem`` and ``site_key.pem``. Else the
+    cluster's CA (``ca.pem`` and ``ca_key.pem``, made once) issues a certificate for the names of all gateways. It is
+    valid for 397 days, and renewed 30 days before it expires and when the names change.
+
+    Args:
+        settings: the head's settings.
 
     Returns:
-        Both as HAProxy takes them: PEM, the certificate and what follows in its chain, then the key.
+        PEM as HAProxy reads it: the certificate with its chain, then the key.
 
     Raises:
-        UserError: the site's own do not belong together, or are over.
+        UserError: the site's own certificate and key do not match, or the certificate has expired.
     """
     secrets = settings.home / "secrets"
     if settings.site_certificate:
         return _site(secrets / "site_certificate.pem", secrets / "site_key.pem")
-    elsewhere = {name.replace("_", "-") for name in settings.gateways}
-    elsewhere |= {other.address for other in settings.gateways.values()}
-    wanted = sorted({*settings.gateway_names, *elsewhere, "localhost", "127.0.0.1", "::1"})
+    remote = {name.replace("_", "-") for name in settings.gateways}
+    remote |= {gateway.address for gateway in settings.gateways.values()}
+    names = sorted({*settings.gateway_names, *remote, "localhost", "127.0.0.1", "::1"})
     file = secrets / "gateway.pem"
-    if not (file.exists() and _serves(file.read_bytes(), wanted)):
+    if not (file.exists() and _is_current(file.read_bytes(), names)):
         ca, ca_key = _authority(secrets)
         server = [ExtendedKeyUsageOID.SERVER_AUTH]
-        write_atomically(file, _issue(ca, ca_key, wanted, "modelserve gateway", server, DAYS), 0o600)
+        write_atomically(file, _issue(ca, ca_key, names, "modelserve gateway", server, DAYS), 0o600)
     return file.read_text()
 
 
 def node(settings: Settings, name: str, address: str) -> str:
-    """A node's certificate and its key, with which Ray's processes talk to each other: both sides show theirs.
+    """Return a node's certificate and key, with which Ray's processes authenticate each other.
 
-    Kept in ``<home>/secrets/nodes``; the CA issues it for ten years, anew when the address changes.
+    They lie in ``<home>/secrets/nodes``. The CA issues them for ten years, and again when the address changes.
 
     Args:
-        settings: the head's.
-        name: what the node is called in the inventory.
-        address: its own in the cluster.
+        settings: the head's settings.
+        name: the node's name in the inventory.
+        address: the node's address in the cluster.
 
     Returns:
-        PEM, the certificate, then the key.
+        PEM: the certificate, then the key.
     """
     secrets = settings.home / "secrets"
     file = secrets / "nodes" / f"{name}.pem"
-    wanted = sorted({address, "localhost", "127.0.0.1"})
-    if not (file.exists() and _serves(file.read_bytes(), wanted)):
+    names = sorted({address, "localhost", "127.0.0.1"})
+    if not (file.exists() and _is_current(file.read_bytes(), names)):
         ca, ca_key = _authority(secrets)
-        # Ray's processes ask and answer with the same one.
+        # Ray's processes are clients and servers with the same certificate.
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        write_atomically(file, _issue(ca, ca_key, wanted, f"modelserve node {name}", both, CA_DAYS), 0o600)
+        write_atomically(file, _issue(ca, ca_key, names, f"modelserve node {name}", both, CA_DAYS), 0o600)
     return file.read_text()
 
 
 def node_authority(settings: Settings) -> str:
-    """The CA's certificate (PEM), which the nodes trust."""
+    """Return the CA's certificate (PEM), which the nodes trust."""
     return (settings.home / "secrets" / "ca.pem").read_text()
 
 
 def authority(settings: Settings) -> str:
-    """The cluster's CA certificate (PEM), which clients are to trust; empty where it does not vouch for the gateway."""
+    """Return the CA's certificate (PEM) for clients to trust; empty where it did not issue the gateway's."""
     file = settings.home / "secrets" / "ca.pem"
     used = settings.gateway_tls and not settings.site_certificate
     return file.read_text() if used and file.exists() else ""
@@ -96,12 +99,12 @@ def _site(certificate: Path, key: Path) -> str:
         raise UserError(Problem("does not belong to the key", "Check modelserve_gateway_key", str(certificate)))
     if loaded.not_valid_after_utc < _now():
         raise UserError(
-            Problem(f"is over since {loaded.not_valid_after_utc:%Y-%m-%d}", "Renew it, then deploy", str(certificate))
+            Problem(f"expired on {loaded.not_valid_after_utc:%Y-%m-%d}", "Renew it, then deploy", str(certificate))
         )
     return f"{certificate.read_text().rstrip()}\n{key.read_text()}"
 
 
-def _serves(pem: bytes, names: list[str]) -> bool:
+def _is_current(pem: bytes, names: list[str]) -> bool:
     certificate = x509.load_pem_x509_certificate(pem)
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     there = sorted(str(getattr(name, "value", name)) for name in extension)

@@ -1,7 +1,7 @@
-"""Who may ask the gateway, for which algorithms, and how much? Keys are kept as hashes alone.
+"""The clients' API keys: their rights and their limits. Only hashes are stored.
 
-A key is 256 random bits, so a plain SHA-256 keeps it: there is nothing to guess. ``keys.json`` holds those that
-``modelserve keys add`` made; those of the inventory are settings.
+A key has 256 random bits, so that a plain SHA-256 protects it. ``keys.json`` holds the keys that ``modelserve keys
+add`` made; the keys of the inventory are settings.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from modelserve.config.routes import prefix_of
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.util.files import write_atomically
 
-# The controller's own: the smoke test and `modelserve bench` ask with it, without limits.
-OWN = "modelserve"
+# The client of the internal service key, which has no limits: the smoke test and `modelserve bench` use it.
+INTERNAL = "modelserve"
 PREFIX = "ms_"
-SHORTEST = 20  # the characters of a key that the inventory gives
+SHORTEST = 20  # characters of a key of the inventory
 EVERYTHING = "*"
+OLD_NAME, NEW_NAME = "at_once", "max_concurrent"
 NAMES = "Use letters, digits, '.', '_' and '-', 63 at most; 'modelserve' is taken"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -36,11 +38,11 @@ class Key(BaseModel):
 
     Attributes:
         client: the client's name, as logs show it.
-        sha256: of the key, in hexadecimal.
-        algorithms: the sections it may ask; empty: all.
-        rate: requests a second; 0: no limit; None: the gateway's default.
-        at_once: requests at the same time; 0: no limit; None: the gateway's default.
-        created: when it was made (UTC).
+        sha256: hash of the key, in hexadecimal.
+        algorithms: the sections that the client may use; empty: all.
+        rate: requests per second; 0: no limit; None: the gateway's default.
+        max_concurrent: concurrent requests; 0: no limit; None: the gateway's default.
+        created: time of creation (UTC).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,56 +51,68 @@ class Key(BaseModel):
     sha256: str
     algorithms: tuple[str, ...] = ()
     rate: int | None = None
-    at_once: int | None = None
+    max_concurrent: int | None = None
     created: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, document: Any) -> Any:
+        """Read keys of modelserve 0.1, which called ``max_concurrent`` ``at_once``."""
+        if isinstance(document, dict) and OLD_NAME in document and NEW_NAME not in document:
+            return {NEW_NAME if name == OLD_NAME else name: value for name, value in document.items()}
+        return document
 
 
 _KEYS = TypeAdapter(list[Key])
 
 
 class Keys:
-    """The clients' keys, and the controller's own."""
+    """The clients' keys and the internal service key.
+
+    Args:
+        settings: the head's settings.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._file = settings.home / "keys.json"
-        self._own = settings.home / "secrets" / "gateway_key"
+        self._internal = settings.home / "secrets" / "gateway_key"
 
     def all(self) -> list[Key]:
-        """All keys but the controller's own, by client.
+        """Return all clients' keys, sorted by client.
 
         Raises:
             UserError: a file of keys is damaged, or a client has two.
         """
-        here, given = _read(self._file), self._given()
-        twice = {key.client for key in here} & {key.client for key in given}
+        stored, inventory = _read(self._file), self._inventory()
+        twice = {key.client for key in stored} & {key.client for key in inventory}
         if twice:
             raise UserError(
                 f"{', '.join(sorted(twice))} has a key of the inventory and one made by 'modelserve keys add'",
                 "Revoke the latter, or take it out of modelserve_keys",
             )
-        return sorted([*here, *given], key=lambda key: key.client)
+        return sorted([*stored, *inventory], key=lambda key: key.client)
 
     def of_inventory(self) -> set[str]:
-        """The clients whose keys the inventory names."""
-        return {key.client for key in self._given()}
+        """Return the clients whose keys are in the inventory."""
+        return {key.client for key in self._inventory()}
 
     def add(
-        self, client: str, algorithms: Iterable[str] = (), rate: int | None = None, at_once: int | None = None
+        self, client: str, algorithms: Iterable[str] = (), rate: int | None = None, max_concurrent: int | None = None
     ) -> str:
         """Make a key.
 
         Args:
-            client: who will use it; letters, digits, ``.``, ``_`` and ``-``.
-            algorithms: the sections it may ask; none: all.
-            rate: requests a second; 0: no limit; None: the gateway's default.
-            at_once: requests at the same time; likewise.
+            client: the client's name: letters, digits, ``.``, ``_`` and ``-``.
+            algorithms: the sections that the client may use; none: all.
+            rate: requests per second; 0: no limit; None: the gateway's default.
+            max_concurrent: concurrent requests; 0: no limit; None: the gateway's default.
 
         Returns:
-            The key itself, which is kept nowhere.
+            The key itself, which is stored nowhere.
 
         Raises:
-            UserError: the client has one already, or such a name cannot be.
+            UserError: the client has a key already, or its name is not valid.
         """
         if not _is_name(client):
             raise UserError(f"'{client}' cannot be a client's name", NAMES)
@@ -106,17 +120,19 @@ class Keys:
             raise UserError(f"{client} has a key already", f"Revoke it first: modelserve keys revoke {client}")
         key = PREFIX + secrets.token_urlsafe(32)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = Key(
-            client=client, sha256=digest(key), algorithms=tuple(algorithms), rate=rate, at_once=at_once, created=now
-        )
-        self._write([*_read(self._file), made])
+        limits = {"rate": rate, "max_concurrent": max_concurrent}
+        record = Key(client=client, sha256=digest(key), algorithms=tuple(algorithms), created=now, **limits)
+        self._write([*_read(self._file), record])
         return key
 
     def revoke(self, client: str) -> None:
-        """Forget a client's key.
+        """Remove a client's key.
+
+        Args:
+            client: the client's name.
 
         Raises:
-            UserError: it has none, or the inventory names it.
+            UserError: the client has no key, or its key is in the inventory.
         """
         kept = _read(self._file)
         if client in self.of_inventory():
@@ -125,13 +141,13 @@ class Keys:
             raise UserError(f"{client} has no key", "See 'modelserve keys'")
         self._write([key for key in kept if key.client != client])
 
-    def own(self) -> str:
-        """The controller's own key, made when it is needed first."""
-        if not self._own.exists():
-            write_atomically(self._own, PREFIX + secrets.token_urlsafe(32), 0o600)
-        return self._own.read_text().strip()
+    def internal(self) -> str:
+        """Return the internal service key, made at the first call."""
+        if not self._internal.exists():
+            write_atomically(self._internal, PREFIX + secrets.token_urlsafe(32), 0o600)
+        return self._internal.read_text().strip()
 
-    def _given(self) -> list[Key]:
+    def _inventory(self) -> list[Key]:
         try:
             keys = _KEYS.validate_python(self._settings.keys)
         except ValidationError as error:
@@ -149,24 +165,32 @@ class Keys:
 
 
 def _is_name(client: str) -> bool:
-    return bool(_NAME.fullmatch(client)) and client != OWN
+    return bool(_NAME.fullmatch(client)) and client != INTERNAL
 
 
 def digest(key: str) -> str:
-    """A key as it is kept: its SHA-256, in hexadecimal."""
+    """Return the form of a key that is stored: its SHA-256, in hexadecimal."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def table(keys: Iterable[Key], own: str) -> str:
-    """What HAProxy looks up, ``<what> <value>`` a line: a key's hash leads to its client, ``may:<client>/<algorithm>``
-    to a grant, ``rate:<client>`` and ``at_once:<client>`` to the limits that are not the defaults."""
-    lines = [f"{digest(own)} {OWN}", f"may:{OWN}/{EVERYTHING} 1", f"rate:{OWN} 0", f"at_once:{OWN} 0"]
+def table(keys: Iterable[Key], internal: str) -> str:
+    """Return HAProxy's map file, one ``<name> <value>`` per line.
+
+    The hash of a key names its client, ``may:<client>/<algorithm>`` is a grant, and ``rate:<client>`` and
+    ``max_concurrent:<client>`` are the limits that are not the defaults.
+
+    Args:
+        keys: the clients' keys.
+        internal: the internal service key.
+    """
+    lines = [f"{digest(internal)} {INTERNAL}", f"may:{INTERNAL}/{EVERYTHING} 1"]
+    lines += [f"rate:{INTERNAL} 0", f"max_concurrent:{INTERNAL} 0"]
     for key in keys:
         lines.append(f"{key.sha256} {key.client}")
         grants = [prefix_of(name).lstrip("/") for name in key.algorithms] or [EVERYTHING]
         lines += [f"may:{key.client}/{grant} 1" for grant in grants]
-        limits = {"rate": key.rate, "at_once": key.at_once}
-        lines += [f"{what}:{key.client} {value}" for what, value in limits.items() if value is not None]
+        limits = {"rate": key.rate, "max_concurrent": key.max_concurrent}
+        lines += [f"{limit}:{key.client} {value}" for limit, value in limits.items() if value is not None]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -77,7 +77,7 @@ def test_a_key_may_be_for_some_algorithms_alone(cluster: Cluster) -> None:
 
 
 def test_a_greedy_client_gets_its_rate_and_starves_nobody(cluster: Cluster) -> None:
-    with key(cluster, "greedy", "--rate", "10", "--at-once", "2") as greedy:
+    with key(cluster, "greedy", "--rate", "10", "--max-concurrent", "2") as greedy:
 
         def ask(_: int) -> int:
             return status(cluster, **{"X-API-Key": greedy})[0]

@@ -1,4 +1,4 @@
-"""What keeps a gateway current says each hindrance once, and renews a certificate when its time comes."""
+"""The sync agent reports each cause of a failure once, and renews a certificate in time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modelserve.security import certificates
 from modelserve.settings import Settings
 
 
-def test_a_hindrance_is_said_once_until_it_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
-    looks = iter([False, UserError("off"), UserError("off"), True, UserError("off")])
+def test_a_cause_is_reported_once_until_it_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = iter([False, UserError("off"), UserError("off"), True, UserError("off")])
 
-    def look() -> bool:
-        result = next(looks)
+    def sync() -> bool:
+        result = next(outcomes)
         if isinstance(result, UserError):
             raise result
         return result
 
-    sync_agent.repeat(look, 0, times=5)
+    sync_agent.repeat(sync, 0, times=5)
     assert capsys.readouterr().out.splitlines() == ["off", "the gateway has a new configuration", "off"]
 
 

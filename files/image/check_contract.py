@@ -1,0 +1,273 @@
+"""Checks what modelserve relies on in Ray, Serve and uvicorn against the versions in this image.
+
+The Dockerfile runs it, so that an upgrade which moves one of these things fails the build with a line that names it.
+In a running container: ``docker exec modelserve_head python /opt/lib/check_contract.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import mmap
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Set
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from modelserve.gateway import gateway
+from modelserve.serve import environment, status
+from modelserve.settings import Settings
+from pydantic import BaseModel
+
+# What modelserve knows of Serve's states (ray/serve/schema.py and ray/serve/_private/common.py). A state that is new
+# needs a decision: in rollouts, in readiness and in the table of nodes.
+STATES: Mapping[tuple[str, str], Set[str]] = {
+    ("ray.serve.schema", "ApplicationStatus"): {
+        *("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED", "RUNNING", "UNHEALTHY", "DELETING"),
+    },
+    ("ray.serve._private.common", "DeploymentStatus"): {
+        *("UPDATING", "HEALTHY", "UNHEALTHY", "DEPLOY_FAILED", "UPSCALING", "DOWNSCALING"),
+    },
+    ("ray.serve._private.common", "ReplicaState"): {
+        *("STARTING", "UPDATING", "RECOVERING", "RUNNING", "STOPPING", "STOPPED", "PENDING_MIGRATION"),
+    },
+}
+ROUTES = {
+    *(("GET", "/api/serve/applications/"), ("PUT", "/api/serve/applications/")),
+    *(("GET", "/api/v0/nodes"), ("GET", "/api/v0/logs"), ("GET", "/api/v0/logs/{media_type}")),
+    *(("GET", "/api/cluster_status"), ("GET", "/api/gcs_healthz"), ("GET", "/api/local_raylet_healthz")),
+    ("GET", "/api/prometheus/sd"),
+}
+# Serve's header (constants.py) and the gateway's, which must be equal but for the case.
+HEADERS = {
+    "SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER": "X-Request-Disconnect-Disabled",
+    "SERVE_HTTP_REQUEST_ID_HEADER": "X-Request-Id",
+}
+ACCESS_LOG_MARK = "serve_access_log"  # what modelserve.replica.ray_compat looks for in Serve's log records
+SECTIONS: tuple[dict[str, Any], ...] = (
+    {"replicas": 2, "gpu_cost": 0.5, "memory": 2**20, "labels": {"zone": "a"}, "user_config": {"x": 1}},
+    {"min_replicas": 0, "max_replicas": 2, "max_queued_requests": 3, "batch_size": 4, "request_timeout": 5},
+)
+
+
+def switches() -> Iterator[str]:
+    """Serve reads each RAY_SERVE_* variable that modelserve sets, and takes the value."""
+    os.environ.update(environment.SERVE)
+    constants = importlib.import_module("ray.serve._private.constants")
+    source = Path(str(constants.__file__)).read_text()
+    for name in sorted(name for name in os.environ if name.startswith("RAY_SERVE_")):
+        if f'"{name}"' not in source:
+            yield f"Serve reads no variable {name}"
+        elif not _equal(getattr(constants, name, None), os.environ[name]):
+            yield f"Serve makes {getattr(constants, name, None)!r} of {name}={os.environ[name]}"
+    quarantine_s = constants.RAY_SERVE_PORT_QUARANTINE_S
+    if quarantine_s < environment.HARD_STOP_S:
+        yield f"a port is reused after {quarantine_s} s; an old HAProxy may know it for {environment.HARD_STOP_S} s"
+
+
+def _equal(value: Any, text: str) -> bool:
+    if isinstance(value, bool):
+        return value is (text == "1")
+    return float(text) == value if isinstance(value, int | float) else str(value) == text
+
+
+def core_switches() -> Iterator[str]:
+    """Ray's own programs know each of the other RAY_* variables."""
+    root = _root("ray")
+    sources = [root / "_raylet.so", root / "core/src/ray/raylet/raylet", root / "core/src/ray/gcs/gcs_server"]
+    sources += [
+        root / "_private/ray_constants.py",
+        root / "_private/node.py",
+        root / "_common/usage/usage_constants.py",
+    ]
+    names = {*environment.node_environment("head", Settings()), "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"}
+    for name in sorted(names - {*environment.SERVE}):
+        # A lower-case name is that of an option in ray_config_def.h, without the prefix.
+        word = name.removeprefix("RAY_") if re.search("[a-z]{3}", name) else name
+        if not any(_contains(source, word.encode()) for source in sources):
+            yield f"Ray reads no variable {name}"
+
+
+def _contains(file: Path, word: bytes) -> bool:
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word) >= 0
+
+
+def start_options() -> Iterator[str]:
+    """``ray start`` has each option that a node is started with."""
+    from modelserve.cluster.node import start_command
+    from ray.scripts.scripts import start
+
+    known = {option for parameter in start.params for option in parameter.opts}
+    more: dict[str, Any] = {"name": "x", "head_address": "x", "node_ip": "x", "gpus": "1", "object_store_mb": 1}
+    words = {word for role in ("head", "worker") for word in start_command(role, Path("/home"), **more)[2:]}
+    for option in sorted({word.partition("=")[0] for word in words} - known):
+        yield f"'ray start' has no option {option}"
+
+
+def headers() -> Iterator[str]:
+    """The headers that the gateway sets are those that Serve reads; the mark of access log records is Serve's."""
+    constants = importlib.import_module("ray.serve._private.constants")
+    template = gateway.TEMPLATE.read_text()
+    for name, header in HEADERS.items():
+        if str(getattr(constants, name, None)).lower() != header.lower():
+            yield f"Serve's {name} is {getattr(constants, name, None)!r}, not {header}"
+        if header not in template:
+            yield f"the gateway does not set {header}"
+    if ACCESS_LOG_MARK not in constants.SERVE_LOG_UNWANTED_ATTRS:
+        yield f"Serve marks no log record with {ACCESS_LOG_MARK}"
+    if ACCESS_LOG_MARK not in (_root("modelserve") / "replica" / "ray_compat.py").read_text():
+        yield f"modelserve looks for no log record with {ACCESS_LOG_MARK}"
+
+
+def document() -> Iterator[str]:
+    """Serve's schema takes the document, and drops nothing of it."""
+    from modelserve.config.section import Section
+    from modelserve.serve.application import Application, deploy_document
+    from ray.serve.schema import ServeDeploySchema
+
+    paths = Path("/pkg/X-1"), [Path("/model/1/x")], Path("/env/X-1")
+    sections = [Section(name=f"X{at}", backend="X", route=f"x{at}", **keys) for at, keys in enumerate(SECTIONS)]
+    written = deploy_document([Application.from_section(section, *paths) for section in sections], 8000)
+    read = ServeDeploySchema.model_validate(written)
+    unknown = sorted({*written} - {*ServeDeploySchema.model_fields})
+    for path in [*unknown, *_dropped(written, read.model_dump(exclude_unset=True))]:
+        yield f"Serve's schema has no {path}"
+
+
+def _dropped(written: Any, read: Any, path: str = "") -> Iterator[str]:
+    if isinstance(written, Mapping) and isinstance(read, Mapping):
+        for key, value in written.items():
+            if key in read:
+                yield from _dropped(value, read[key], f"{path}.{key}".lstrip("."))
+            else:
+                yield f"{path}.{key}".lstrip(".")
+    elif isinstance(written, list) and isinstance(read, list):
+        for item, kept in zip(written, read, strict=True):
+            yield from _dropped(item, kept, path)
+
+
+def details() -> Iterator[str]:
+    """Serve's details have the fields that modelserve reads."""
+    schema = importlib.import_module("ray.serve.schema")
+    readers: Mapping[str, type[BaseModel]] = {
+        "ApplicationDetails": status.ApplicationStatus,
+        "DeploymentDetails": status.Deployment,
+        "ReplicaDetails": status.Replica,
+    }
+    for name, reader in readers.items():
+        for field in sorted({*reader.model_fields} - {*getattr(schema, name).model_fields}):
+            yield f"Serve's {name} has no {field}"
+    for field in ("applications", "proxies"):
+        if field not in schema.ServeInstanceDetails.model_fields:
+            yield f"Serve's ServeInstanceDetails has no {field}"
+
+
+def states() -> Iterator[str]:
+    """Serve's states are those that modelserve knows."""
+    for (module, name), known in STATES.items():
+        found = {state.value for state in getattr(importlib.import_module(module), name)}
+        for state in sorted(found ^ known):
+            yield f"Serve's {name} {'has a new value' if state in found else 'no longer has'} {state}"
+    triggers = {
+        trigger.value for trigger in importlib.import_module("ray.serve._private.common").DeploymentStatusTrigger
+    }
+    if status.STARTED_REPLICA_FAILED not in triggers:
+        yield f"Serve's DeploymentStatusTrigger no longer has {status.STARTED_REPLICA_FAILED}"
+
+
+def dashboard_routes() -> Iterator[str]:
+    """The dashboard has each route that modelserve calls."""
+    found = set()
+    for file in (_root("ray") / "dashboard").rglob("*.py"):
+        calls = re.findall(r"""@routes\.(get|put)\(\s*["']([^"']+)["']""", file.read_text())
+        found |= {(method.upper(), path) for method, path in calls}
+    for method, path in sorted(ROUTES - found):
+        yield f"Ray's dashboard has no route {method} {path}"
+
+
+def server() -> Iterator[str]:
+    """A request of uvicorn has the connection that modelserve.replica.uvicorn_compat uses."""
+    for protocol in ("h11", "httptools"):
+        cycle = _cycle_of_a_request(protocol)
+        for name, kind in (("disconnected", bool), ("transport", object)):
+            if not isinstance(getattr(cycle, name, None), kind) or getattr(cycle, name, None) is None:
+                yield f"uvicorn's request ({protocol}) has no {name}"
+        if not all(hasattr(getattr(cycle, "transport", None), name) for name in ("write", "writelines", "close")):
+            yield f"uvicorn's connection ({protocol}) cannot be written to"
+
+
+def _cycle_of_a_request(protocol: str) -> Any:
+    import uvicorn
+
+    cycles: list[Any] = []
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        cycles.append(getattr(receive, "__self__", None))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    running = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_level="critical"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not running.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    running.should_exit = True
+    thread.join(10)
+    return cycles[0]
+
+
+def _root(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(package)
+    return Path(spec.origin).parent
+
+
+CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
+    switches,
+    core_switches,
+    start_options,
+    headers,
+    document,
+    details,
+    states,
+    dashboard_routes,
+    server,
+)
+
+
+def problems() -> Iterator[str]:
+    """Yield a line for each thing that is not as modelserve needs it."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:  # whatever a module that moved raises, the build fails with a line
+            text = " ".join(str(error).split())[:300]
+            yield f"{check.__name__}: {type(error).__name__}: {text}"
+
+
+def main() -> int:
+    """Print the problems, and return the exit code."""
+    versions = f"Ray {version('ray')}, uvicorn {version('uvicorn')}"
+    lines = list(problems())
+    for line in lines:  # on standard output: Docker's builder puts colour codes before a line of standard error
+        print(f"error: contract with {versions}: {line}")
+    if not lines:
+        print(f"contract: {len(CHECKS)} checks passed with {versions}")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
