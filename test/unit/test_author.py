@@ -77,7 +77,8 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
 def test_a_name_that_is_none_makes_nothing(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot name a package"):
         scaffold.make(root, name)
-    assert (root / "conf.ini").read_text() == CONF and not list((root / "algopkg").iterdir())
+    assert (root / "conf.ini").read_text() == CONF
+    assert not list((root / "algopkg").iterdir())
 
 
 def test_what_is_taken_is_left_alone(root: Path) -> None:
@@ -87,7 +88,8 @@ def test_what_is_taken_is_left_alone(root: Path) -> None:
         scaffold.make(root, "Face")
     with pytest.raises(UserError, match="'face' is the route of"):
         scaffold.make(root, "face")
-    assert (root / "conf.ini").read_text() == before and not (root / "algopkg/face").exists()
+    assert (root / "conf.ini").read_text() == before
+    assert not (root / "algopkg/face").exists()
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -101,7 +103,8 @@ def test_a_section_is_added_after_whatever_conf_ini_has_in_any_locale(root: Path
     command = [sys.executable, "-m", "modelserve", "new", "Face", "--project", str(root)]
     run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert file.read_bytes().startswith(before) and (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
+    assert file.read_bytes().startswith(before)
+    assert (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
     assert [section.name for section in parser.load(file)[0].sections] == ["Face"]
 
 
@@ -130,7 +133,8 @@ def test_what_is_tried_is_the_section_unless_options_say_otherwise(root: Path) -
     (root / "conf.ini").write_text(text)
     settings = Settings(home=root)
     tried = trial.prepare(settings, "Face")
-    assert tried.args.models == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
+    assert tried.args.models == [str(root / "Model_ZOO/a.bin")]
+    assert tried.section.env == {"THREADS": "2"}
     other = trial.prepare(settings, "Face", backend="Other", model="")
     assert (other.section.backend, other.section.model, other.section.route) == ("Other", (), "face")
     with pytest.raises(UserError, match="has no class 'Missing'"):
@@ -181,14 +185,16 @@ def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> N
     async def serve() -> None:
         local = await load(tried.args, tried.config, "/face")
         status, body = await ask(local, "/face")
-        assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
+        assert status == 200
+        assert json.loads(body)["result"] == {"length": 3, "vowels": 2}
         assert (await ask(local, "/face/"))[0] == (await ask(local, "/face/more"))[0] == 200
         assert json.loads((await ask(local, "/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
         assert (await ask(local, "/face", "PUT"))[0] == 405
         assert (await ask(local, "/faces"))[0] == 404
         for body, expected in ((b"{", 400), (b"{}", 500)):
             status, answer = await ask(local, "/face", body=body)
-            assert status == expected and json.loads(answer)["request_id"]
+            assert status == expected
+            assert json.loads(answer)["request_id"]
 
     asyncio.run(serve())
 
@@ -246,7 +252,8 @@ def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: 
     run = subprocess.run(
         [*command[:-1], failing.model_dump_json()], env=variables, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("error: Face did not load")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("error: Face did not load")
     assert json.loads(run.stdout)["ok"] is False
 
 
@@ -287,19 +294,23 @@ def measured(url: str, connections: int, seconds: float = 0.2, params: dict[str,
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
     site.answers["/echo"] = (200, b"{}")
     good = measured(site.url, 3, 0.4, {"a": 1}).as_dict()
-    assert good["failures"] == {} and good["requests"] == len(site.asked) > 3
+    assert good["failures"] == {}
+    assert good["requests"] == len(site.asked) > 3
     assert 0 < good["p50_ms"] <= good["p90_ms"] <= good["p99_ms"] <= good["max_ms"]
-    assert json.loads(site.asked[0].body) == {"a": 1} and site.asked[0].method == "POST"
+    assert json.loads(site.asked[0].body) == {"a": 1}
+    assert site.asked[0].method == "POST"
     site.answers["/echo"] = (429, b"later")
     assert set(measured(site.url, 2).failures) == {"HTTP 429"}
     refused = measured(f"http://127.0.0.1:{closed_port}", 2)
-    assert set(refused.failures) == {"ConnectionRefusedError"} and refused.percentile_ms(50) is None
+    assert set(refused.failures) == {"ConnectionRefusedError"}
+    assert refused.percentile_ms(50) is None
 
 
 def test_a_load_counts_every_failure_of_every_connection(site: Site) -> None:
     site.answers["/echo"] = (503, b"")
     result = measured(site.url, 8, 0.4)
-    assert result.failures == {"HTTP 503": result.requests} and result.requests == len(site.asked)
+    assert result.failures == {"HTTP 503": result.requests}
+    assert result.requests == len(site.asked)
 
 
 def test_a_percentile_is_the_latency_that_a_share_of_the_requests_does_not_exceed() -> None:
@@ -351,7 +362,8 @@ def test_a_load_that_is_interrupted_ends(site: Site) -> None:
 def test_a_number_out_of_bounds_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert caught.value.code == 2 and arguments[-2] in capsys.readouterr().err
+    assert caught.value.code == 2
+    assert arguments[-2] in capsys.readouterr().err
 
 
 def serving(site: Site, **replicas: list[dict[str, Any] | str] | None) -> Settings:
@@ -461,7 +473,8 @@ def test_replicas_that_are_gone_are_found_by_their_logs(site: Site) -> None:
     log(site, "0", old, [logged(2, "later")])
     log(site, "0", older, [logged(1, "earlier")])
     lines = Logs(settings, "Echo", past=True).last(2)
-    assert messages(lines) == ["earlier", "later"] and {line.replica for line in lines} == {"old"}
+    assert messages(lines) == ["earlier", "later"]
+    assert {line.replica for line in lines} == {"old"}
     listed(site, "Face")
     with pytest.raises(UserError, match="no node has a log of Face"):
         Logs(settings, "Face", past=True).last(2)
@@ -480,7 +493,8 @@ def test_an_output_that_is_read_no_further_is_no_traceback(site: Site, tmp_path:
     variables = {"PYTHONPATH": str(Path(scaffold.__file__).parents[2]), "MODELSERVE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "modelserve", "logs", "Echo", "--lines", "1000"]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.read(100)
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -500,4 +514,5 @@ def test_the_wrapper_makes_a_package_in_this_project(root: Path, option: list[st
 
 def test_the_wrapper_tries_packages_of_its_own_project_alone(root: Path) -> None:
     run = subprocess.run([WRAPPER, "test", "Face", "--project", root], capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and run.stderr.startswith("error: --project")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: --project")

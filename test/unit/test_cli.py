@@ -79,7 +79,8 @@ def test_the_check_s_document_has_no_value_of_an_environment_variable(
     file.write_text(file.read_text().rstrip() + "\nenv.HUB_TOKEN = hush\n")
     assert main(["check", "--json"]) == 0
     out = capsys.readouterr().out
-    assert json.loads(out)["sections"] and "hush" not in out
+    assert json.loads(out)["sections"]
+    assert "hush" not in out
 
 
 def test_a_project_without_problems_passes_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,8 +315,14 @@ def test_a_test_of_what_is_not_there_is_an_error_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["no-such-command"], ["check", "--no-such-option"], ["test"], ["node", "fly"]]
-    + [["test", "Echo", "--backend", "Echo", "--params", "{"]],
+    [
+        [],
+        ["no-such-command"],
+        ["check", "--no-such-option"],
+        ["test"],
+        ["node", "fly"],
+        ["test", "Echo", "--backend", "Echo", "--params", "{"],
+    ],
 )
 def test_a_command_that_is_none_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -328,7 +335,7 @@ def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
     """The command as a process of its own."""
     places = {"PYTHONPATH": str(Path(modelserve.__file__).parents[1]), "MODELSERVE_HOME": str(home)}
     command = [sys.executable, "-m", "modelserve", *arguments]
-    return subprocess.run(command, env={**places, **variables}, capture_output=True, text=True)
+    return subprocess.run(command, env={**places, **variables}, capture_output=True, text=True, check=False)
 
 
 def test_the_module_is_the_command(home: Path) -> None:
@@ -363,14 +370,19 @@ def released(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_releases_are_listed_shown_and_compared(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["releases"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["3", "2", "1"] and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[2:]] == ["3", "2", "1"]
+    assert max(map(len, lines)) <= 80
     assert all("mia@laptop" in line for line in lines[2:])
     assert main(["releases", "show", "2"]) == 0
     text = capsys.readouterr().out
-    assert "code         Echo-2" in text and "words.json (ab12)" in text and "  backend = Echo" in text
+    assert "code         Echo-2" in text
+    assert "words.json (ab12)" in text
+    assert "  backend = Echo" in text
     assert main(["releases", "diff", "1", "3"]) == 0
     text = capsys.readouterr().out
-    assert "port 666 -> 667" in text and "code (new replicas)" in text and "replicas: 1 -> 3" in text
+    assert "port 666 -> 667" in text
+    assert "code (new replicas)" in text
+    assert "replicas: 1 -> 3" in text
     assert main(["releases", "diff", "2", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] is False
 

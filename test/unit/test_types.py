@@ -88,7 +88,8 @@ def test_what_has_no_usable_annotation_is_left_alone(method: Any) -> None:
 
 def test_the_document_is_json_schema() -> None:
     document = Types(bound(typed)).document()
-    assert document["input"]["required"] == ["text"] and document["input"]["properties"]["top"]["maximum"] == 10
+    assert document["input"]["required"] == ["text"]
+    assert document["input"]["properties"]["top"]["maximum"] == 10
     assert document["output"]["properties"]["labels"]["items"] == {"type": "string"}
     assert Types(bound(batched), batch=True).document()["output"] == {"type": "number"}
 

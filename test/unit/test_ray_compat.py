@@ -36,5 +36,5 @@ def test_other_lines_are_written_and_say_where_they_come_from(
     assert record.getMessage() == "2 models"
     assert (record.funcName, record.filename) == (
         "test_other_lines_are_written_and_say_where_they_come_from",
-        "test_access_log.py",
+        "test_ray_compat.py",
     )

@@ -235,7 +235,7 @@ def test_a_warm_up_that_fails_raises_the_inference_s_own_error(make: Make) -> No
 
 def test_a_warm_up_that_an_original_class_answers_with_status_0_raises(make: Make) -> None:
     # It has no words: it was loaded without a model, and swallowed that.
-    with pytest.raises(RuntimeError, match="Result from .*KeyError"):
+    with pytest.raises(RuntimeError, match=r"Result from .*KeyError"):
         asyncio.run(Backend(make({"backend.py": ORIGINAL}, "algo_backend")).warm_up({"text": "hello"}))
 
 
@@ -397,8 +397,10 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
     request = json_request({}, "GET", path)
     request.scope["root_path"] = root
     document = json.loads(bytes(asyncio.run(algorithm(request)).body))
-    assert document["methods"] == ["POST"] and document["example"] == {"text": "a"}
-    assert document["input"]["required"] == ["text"] and document["output"]["items"] == {"type": "string"}
+    assert document["methods"] == ["POST"]
+    assert document["example"] == {"text": "a"}
+    assert document["input"]["required"] == ["text"]
+    assert document["output"]["items"] == {"type": "string"}
 
 
 def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
@@ -410,7 +412,8 @@ def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
 def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": ORIGINAL}, "algo_backend").model_dump())
     document = json.loads(bytes(asyncio.run(algorithm(json_request({}, "GET", "/schema"))).body))
-    assert document["input"] == {"type": "object"} and "example" not in document
+    assert document["input"] == {"type": "object"}
+    assert "example" not in document
 
 
 def test_an_attribute_of_a_class_without_types_is_not_taken_for_its_types(make: Make) -> None:
