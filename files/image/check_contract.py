@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modelserve.gateway import gateway
+from modelserve.gateway import config
 from modelserve.serve import environment, status
 from modelserve.settings import Settings
 from pydantic import BaseModel
@@ -114,7 +114,7 @@ def start_options() -> Iterator[str]:
 def headers() -> Iterator[str]:
     """The headers that the gateway sets are those that Serve reads; the mark of access log records is Serve's."""
     constants = importlib.import_module("ray.serve._private.constants")
-    template = gateway.TEMPLATE.read_text()
+    template = config.TEMPLATE.read_text()
     for name, header in HEADERS.items():
         if str(getattr(constants, name, None)).lower() != header.lower():
             yield f"Serve's {name} is {getattr(constants, name, None)!r}, not {header}"
@@ -137,7 +137,7 @@ def document() -> Iterator[str]:
     written = deploy_document([Application.from_section(section, *paths) for section in sections], 8000)
     read = ServeDeploySchema.model_validate(written)
     unknown = sorted({*written} - {*ServeDeploySchema.model_fields})
-    for path in [*unknown, *_dropped(written, read.model_dump(exclude_unset=True))]:
+    for path in dict.fromkeys([*unknown, *_dropped(written, read.model_dump(exclude_unset=True))]):
         yield f"Serve's schema has no {path}"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from modelserve.errors import Problem, UserError
+from modelserve.errors import Location, Problem, UserError, validation_problems
+
+FIX = "Run site.yml to write it again"
 
 
 class RemoteGateway(BaseModel):
@@ -38,8 +41,8 @@ class Settings(BaseModel):
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
-        room_timeout_s: seconds a new replica may wait for resources that nobody frees.
-        watch_s: seconds new replicas must run before they are believed: what crashes after its start shows then.
+        scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
+        min_ready_seconds: seconds that new replicas must run before they count as healthy.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
         gateway_tls: whether the gateway speaks HTTPS.
@@ -48,7 +51,7 @@ class Settings(BaseModel):
         gateway_keys: whether clients need a key.
         keys: those the inventory names (:class:`modelserve.security.keys.Key`).
         key_rate: requests a second that a key may make, where it has no limit of its own; 0: no limit.
-        key_max_concurrent: concurrent requests, likewise.
+        key_max_concurrent: concurrent requests of a key that has no limit of its own; 0: no limit.
         max_body: the longest request body, in bytes.
         access_log: whether the gateway logs what went well, too.
         retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
@@ -56,7 +59,7 @@ class Settings(BaseModel):
         gateways: those on other hosts than the head, by the host's name; from ``gateways.json``, likewise.
     """
 
-    # A head may start with the settings of the version before: what is unknown is left alone.
+    # A head may start with the settings of the version before: unknown names are ignored, former names are read.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     home: Path = Path("/opt/modelserve")
@@ -65,8 +68,8 @@ class Settings(BaseModel):
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
     deploy_timeout_s: float = 600
-    room_timeout_s: float = 30
-    watch_s: float = 5
+    scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))
+    min_ready_seconds: float = Field(5, validation_alias=AliasChoices("min_ready_seconds", "watch_s"))
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)
     gateway_tls: bool = False
@@ -75,7 +78,7 @@ class Settings(BaseModel):
     gateway_keys: bool = False
     keys: list[dict[str, Any]] = []
     key_rate: int = 0
-    key_max_concurrent: int = 0
+    key_max_concurrent: int = Field(0, validation_alias=AliasChoices("key_max_concurrent", "key_at_once"))
     max_body: int = 64 * 2**20
     access_log: bool = False
     retry_unanswered: bool = True
@@ -98,9 +101,8 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({**_read(file), "home": root, **lists})
         except ValidationError as error:
-            key = str(error.errors()[0]["loc"][0])
-            where = root / f"{key}.json" if key in lists else file
-            raise _not_ansibles(where, error) from None
+            problems = validation_problems(error, Location(str(file)))
+            raise UserError([_rewrite(problem, root, lists) for problem in problems]) from None
 
     @property
     def conf_file(self) -> Path:
@@ -123,8 +125,11 @@ def _read(file: Path) -> dict[str, object]:
     try:
         return {**(json.loads(file.read_text()) if file.exists() else {})}
     except (ValueError, TypeError) as error:
-        raise _not_ansibles(file, error) from None
+        raise UserError(Problem(" ".join(str(error).split()), FIX, str(file))) from None
 
 
-def _not_ansibles(file: Path, error: Exception) -> UserError:
-    return UserError(Problem(" ".join(str(error).split()), "Run site.yml to write it anew", str(file)))
+def _rewrite(problem: Problem, root: Path, lists: Collection[str]) -> Problem:
+    """Return a problem of the settings with the file that holds it and the command that writes it again."""
+    name = problem.key.split(".")[0]
+    file = root / f"{name}.json" if name in lists else Path(problem.file)
+    return Problem(problem.message, FIX, str(file), key=problem.key)

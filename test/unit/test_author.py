@@ -261,7 +261,7 @@ SHELL = """
 import sys
 from pathlib import Path
 from modelserve.author import trial
-from modelserve.environments.build import Environment
+from modelserve.environments.resolve import Environment
 from modelserve.settings import Settings
 
 root = Path(sys.argv[1])

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import uvicorn
-from modelserve.catalog import app
-from modelserve.catalog import readiness as catalog_module
-from modelserve.catalog.readiness import Catalog, judge
+from modelserve.catalog import app, schemas
+from modelserve.catalog import catalog as catalog_module
+from modelserve.catalog.catalog import Catalog
+from modelserve.catalog.readiness import judge
 from modelserve.config.section import Section
 from modelserve.errors import UserError
 from modelserve.serve.application import Application
@@ -103,7 +104,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(catalog_module, "AGE_S", 0)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 0)
     made = World(tmp_path, site)
     server = uvicorn.Server(uvicorn.Config(made.app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -120,7 +121,8 @@ def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def test_before_the_first_deploy_nothing_is_ready(world: World) -> None:
     status, answer = world.ready()
-    assert status == 503 and answer["info"] == "nothing is deployed yet"
+    assert status == 503
+    assert answer["info"] == "nothing is deployed yet"
     assert world.ready("A")[0] == 503
     assert world.document()["paths"] == {}
     assert not world.asked(API)
@@ -130,9 +132,11 @@ def test_ready_is_when_every_algorithm_has_a_replica(world: World) -> None:
     world.serve("A", "B")
     world.say(A=details("RUNNING", "STARTING"), B=details("STARTING", status="DEPLOYING", deployment="UPDATING"))
     status, answer = world.ready()
-    assert status == 503 and answer["info"] == "B: no replica runs, 1 starting"
+    assert status == 503
+    assert answer["info"] == "B: no replica runs, 1 starting"
     assert answer["algorithms"]["A"] == {"ready": True, "info": "1 of 2 replicas running", "replicas": 1}
-    assert world.ready("A")[0] == 200 and world.ready("B")[0] == 503
+    assert world.ready("A")[0] == 200
+    assert world.ready("B")[0] == 503
 
     world.say(A=details("RUNNING"), B=details("RUNNING"))
     status, answer = world.ready()
@@ -152,7 +156,8 @@ def test_a_name_that_is_not_served_is_told_so(world: World) -> None:
     world.serve("A", "B")
     world.say(A=details("RUNNING"), B=details("RUNNING"))
     status, answer = world.ready("C")
-    assert status == 404 and answer["info"] == "no algorithm C is served; A, B is"
+    assert status == 404
+    assert answer["info"] == "no algorithm C is served; A, B is"
 
 
 @pytest.mark.parametrize(
@@ -171,13 +176,15 @@ def test_a_name_that_is_not_served_is_told_so(world: World) -> None:
 )
 def test_readiness_by_serve_s_details(found: dict[str, Any], ready: bool) -> None:
     judged = judge(ApplicationStatus.model_validate(found))
-    assert judged is not None and judged.ready is ready
+    assert judged is not None
+    assert judged.ready is ready
 
 
 def test_the_cause_of_a_failure_is_one_line() -> None:
     message = "Deployment failed:\nTraceback (most recent call last):\n  File x\nModuleNotFoundError: no foo\n"
     judged = judge(ApplicationStatus.model_validate(details(status="DEPLOY_FAILED", message=message)))
-    assert judged is not None and judged.info == "no replica runs: ModuleNotFoundError: no foo"
+    assert judged is not None
+    assert judged.info == "no replica runs: ModuleNotFoundError: no foo"
 
 
 def test_while_serve_looks_for_its_replicas_they_are_asked_directly(world: World) -> None:
@@ -186,7 +193,8 @@ def test_while_serve_looks_for_its_replicas_they_are_asked_directly(world: World
     world.answer("A")
     status, answer = world.ready()
     assert status == 503
-    assert answer["algorithms"]["A"]["ready"] and "404" in answer["algorithms"]["B"]["info"]
+    assert answer["algorithms"]["A"]["ready"]
+    assert "404" in answer["algorithms"]["B"]["info"]
 
 
 def test_replicas_on_a_host_that_is_gone_are_not_believed_in(world: World) -> None:
@@ -198,7 +206,8 @@ def test_replicas_on_a_host_that_is_gone_are_not_believed_in(world: World) -> No
     world.serve("A", "B")
     world.say(A=lost, B=kept)
     status, answer = world.ready()
-    assert status == 503 and "404" in answer["algorithms"]["A"]["info"]
+    assert status == 503
+    assert "404" in answer["algorithms"]["A"]["info"]
     assert answer["algorithms"]["B"] == {"ready": True, "info": "1 of 2 replicas running", "replicas": 1}
 
 
@@ -208,18 +217,21 @@ def test_without_ray_s_api_each_algorithm_is_asked_directly_and_that_is_said(wor
     assert world.ready()[0] == 200
     world.site.answers[API] = (503, b"restarting")
     status, answer = world.ready()
-    assert status == 503 and "Ray answered" in answer["info"] and "asked directly" in answer["info"]
+    assert status == 503
+    assert "Ray answered" in answer["info"]
+    assert "asked directly" in answer["info"]
     world.answer("A")
     world.answer("B")
     status, answer = world.ready()
-    assert status == 200 and "Ray answered" in answer["info"]
+    assert status == 200
+    assert "Ray answered" in answer["info"]
     assert "Ray answered" in world.ready("A")[1]["info"]
 
 
 def test_serve_is_asked_once_a_second_however_often_the_catalog_is(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_module, "AGE_S", 30)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 30)
     world.serve("A")
     world.say(A=details("RUNNING"))
     for _ in range(20):
@@ -228,7 +240,7 @@ def test_serve_is_asked_once_a_second_however_often_the_catalog_is(
 
 
 def test_an_answer_is_believed_for_its_second_and_no_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "AGE_S", 0.2)
+    monkeypatch.setattr(catalog_module, "MAX_AGE_S", 0.2)
     world.serve("A")
     world.say(A=details("RUNNING"))
     assert world.ready()[0] == 200
@@ -240,7 +252,9 @@ def test_an_answer_is_believed_for_its_second_and_no_longer(world: World, monkey
 def test_a_damaged_file_is_said(world: World) -> None:
     (world.home / "gateway" / "served.json").write_text('{"port": 666')
     status, answer = world.ready()
-    assert status == 503 and "served.json" in answer["info"] and "\n" not in answer["info"]
+    assert status == 503
+    assert "served.json" in answer["info"]
+    assert "\n" not in answer["info"]
     assert world.client.get("/openapi.json").status_code == 503
 
 
@@ -279,11 +293,11 @@ def test_types_an_old_replica_gave_during_an_update_are_asked_for_again(
     world.document()
     world.answer("A", output={"type": "string"})
     world.say(A=details("RUNNING", "RUNNING", identity="2"))
-    monkeypatch.setattr(catalog_module, "SCHEMA_RETRY_S", 0)
+    monkeypatch.setattr(schemas, "RETRY_S", 0)
     assert world.document()["components"]["schemas"]["A.output"] == {"type": "string"}
 
 
-def test_one_that_rests_is_not_woken_for_its_types(world: World) -> None:
+def test_an_algorithm_scaled_to_zero_is_not_started_for_its_types(world: World) -> None:
     world.serve("A")
     world.say(A=details(least=0))
     world.answer("A", output={"type": "integer"})
@@ -296,7 +310,8 @@ def test_without_ray_s_api_the_document_stays(world: World) -> None:
     world.serve("A")
     world.site.answers[API] = (503, b"restarting")
     answer = world.client.get("/openapi.json")
-    assert answer.status_code == 503 and "Ray answered" in answer.json()["info"]
+    assert answer.status_code == 503
+    assert "Ray answered" in answer.json()["info"]
     world.say(A=details("RUNNING", "RUNNING"))
     world.answer("A")
     before = world.document()
@@ -306,8 +321,10 @@ def test_without_ray_s_api_the_document_stays(world: World) -> None:
 
 def test_the_page_is_there_and_may_run_its_own_scripts_alone(world: World) -> None:
     page = world.client.get("/docs")
-    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-    assert "unsafe" not in page.headers["content-security-policy"] and "<script>" not in page.text
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert "<script>" not in page.text
     for path in ("/docs/page.js", "/docs/page.css", "/docs/swagger-ui/swagger-ui.css"):
         assert path in page.text or path.endswith("js")
         assert world.client.get(path).status_code == 200

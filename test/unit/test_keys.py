@@ -29,8 +29,10 @@ def test_a_key_is_made_once_and_kept_as_a_hash(keys: Keys, tmp_path: Path) -> No
         None,
     )
     file = tmp_path / "keys.json"
-    assert key not in file.read_text() and file.stat().st_mode & 0o777 == 0o600
-    assert keys.add("tablet") != key and [one.client for one in keys.all()] == ["phone", "tablet"]
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert keys.add("tablet") != key
+    assert [one.client for one in keys.all()] == ["phone", "tablet"]
     keys.revoke("phone")
     assert [one.client for one in keys.all()] == ["tablet"]
 
@@ -39,6 +41,12 @@ def test_a_key_is_made_once_and_kept_as_a_hash(keys: Keys, tmp_path: Path) -> No
 def test_a_name_that_cannot_be_is_refused(keys: Keys, client: str) -> None:
     with pytest.raises(UserError, match="cannot be a client's name"):
         keys.add(client)
+
+
+@pytest.mark.parametrize("name", ["max_concurrent", "at_once"])
+def test_a_key_of_the_inventory_limits_its_concurrent_requests(tmp_path: Path, name: str) -> None:
+    given = {"client": "phone", "sha256": digest("x" * 20), name: 3}
+    assert "max_concurrent:phone 3\n" in table(Keys(Settings(home=tmp_path, keys=[given])).all(), "own")
 
 
 def test_a_client_has_one_key(keys: Keys, tmp_path: Path) -> None:
@@ -81,7 +89,8 @@ def test_a_damaged_file_is_named(keys: Keys, tmp_path: Path) -> None:
 
 def test_the_controller_s_own_key_stays(keys: Keys, tmp_path: Path) -> None:
     own = keys.internal()
-    assert keys.internal() == own and (tmp_path / "secrets/gateway_key").stat().st_mode & 0o777 == 0o600
+    assert keys.internal() == own
+    assert (tmp_path / "secrets/gateway_key").stat().st_mode & 0o777 == 0o600
 
 
 @given(
@@ -105,7 +114,8 @@ def test_a_table_has_one_value_for_each_question(keys: list[Key]) -> None:
         assert (f"may:{key.client}/*" in found) is (not key.algorithms)
         assert (f"may:{key.client}/A" in found) is ("A" in key.algorithms)
         assert found.get(f"rate:{key.client}") == (None if key.rate is None else str(key.rate))
-    assert found[digest("own")] == "modelserve" and found["may:modelserve/*"]
+    assert found[digest("own")] == "modelserve"
+    assert found["may:modelserve/*"]
     for key in keys:
         limit = None if key.max_concurrent is None else str(key.max_concurrent)
         assert found.get(f"max_concurrent:{key.client}") == limit

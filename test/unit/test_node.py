@@ -193,7 +193,8 @@ def test_a_worker_has_what_it_needs_before_it_joins_and_looks_again_afterwards(
     store = worker.home / "store"
     lines = worker.run("worker", f"echo joins with $(ls {store}/pkg)\ncp {tmp_path}/{NAME} {head}/store/{NAME}")
     (joined,) = (line for line in lines if line.startswith("joins with "))
-    assert joined.startswith("joins with Echo-") and "Late" not in joined
+    assert joined.startswith("joins with Echo-")
+    assert "Late" not in joined
     there = sorted(path.name.partition("-")[0] for path in (store / "pkg").iterdir())
     assert there == ["Echo", "Late"]
 
@@ -221,7 +222,7 @@ def test_a_worker_waits_and_says_for_what(container: dict[str, Container], rayle
 
 
 def test_a_background_sync_that_fails_reports_its_cause_once(
-    container: dict[str, Container], raylet: Site, store_server_of_head: StoreServer, tmp_path: Path
+    container: dict[str, Container], raylet: Site, store_server_of_head: StoreServer
 ) -> None:
     """The token of the head changes while the worker joins: the store refuses the worker until it is put back."""
     head, worker = container["head"].home, container["worker"]

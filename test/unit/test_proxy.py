@@ -92,7 +92,8 @@ def running(home: Path, site: Site, closed_port: int) -> Iterator[Running]:
     running = Running(settings, Gateway(settings), closed_port, log, process.pid)
     deadline = time.monotonic() + 30
     while "waiting for a configuration" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
     running.gateway.configure(running.served())
     wait_until_healthy(home)
@@ -135,7 +136,8 @@ def test_the_log_names_the_release_without_a_reload(running: Running) -> None:
     assert running.gateway.configure(running.served()) is False
     lines = [line for line in running.lines() if line["url"] == "/echo"]
     assert [line["release"] for line in lines] == ["-", "7"]
-    assert lines[1]["algorithm"] == "Echo" and lines[1]["client"] == "modelserve"
+    assert lines[1]["algorithm"] == "Echo"
+    assert lines[1]["client"] == "modelserve"
     assert running.workers() == workers
 
 
@@ -146,7 +148,8 @@ def test_a_client_that_guesses_keys_is_slowed_down_and_others_are_not(running: R
         }
         refused = ask_over(connection, "/echo", x_api_key="ms_guess")
     assert codes == {401}
-    assert refused.status == 429 and refused.headers["Retry-After"] == "10"
+    assert refused.status == 429
+    assert refused.headers["Retry-After"] == "10"
     assert running.ask("/echo", **running.gateway.headers()).status == 200
 
 
@@ -188,16 +191,23 @@ def test_a_full_queue_is_said_in_json(running: Running, site: Site) -> None:
     site.answers["/Echo"] = (429, b"Request was dropped")
     answer = running.ask("/echo", **running.gateway.headers())
     assert (answer.status, answer.headers["Content-Type"]) == (429, "application/json")
-    assert answer.headers["Retry-After"] == "1" and answer.headers["X-Modelserve-Algorithm"] == "Echo"
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["X-Modelserve-Algorithm"] == "Echo"
 
 
-def test_a_gateway_that_reaches_no_ingress_is_not_healthy(running: Running, home: Path, site: Site) -> None:
+@pytest.mark.usefixtures("running")
+def test_a_gateway_that_reaches_no_ingress_is_not_healthy(home: Path, site: Site) -> None:
     site.answers["/-/routes"] = (404, b"")
-    deadline = time.monotonic() + 30
     with pytest.raises(UserError, match="503"):
-        while time.monotonic() < deadline:
-            Proxy(home).health()
-            time.sleep(0.1)
+        keep_checking(home)
+
+
+def keep_checking(home: Path) -> None:
+    """Return when the gateway has been healthy for 30 s."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        Proxy(home).health()
+        time.sleep(0.1)
 
 
 def test_a_gateway_that_does_not_run_is_not_healthy(home: Path, closed_port: int) -> None:
@@ -212,7 +222,7 @@ class TestOnAnotherHost:
     """A second gateway, which follows the first."""
 
     @pytest.fixture
-    def head(self, store_server_of_head: StoreServer, site: Site, closed_port: int) -> Settings:
+    def head(self, store_server_of_head: StoreServer, site: Site) -> Settings:
         site.answers |= {"/-/routes": (200, b"{}"), "/Echo": (200, b'{"status": 1}')}
         other = RemoteGateway(address="127.0.0.1", bind=("0.0.0.0",), head="127.0.0.1")
         home = store_server_of_head.home
@@ -234,18 +244,18 @@ class TestOnAnotherHost:
         gateway.configure(served)
         assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]
         agent = ConfigurationSync(Settings(home=home), "127.0.0.1", "two")
-        assert agent.sync() and not agent.sync()
-        process, log = run(home)
+        assert agent.sync()
+        assert not agent.sync()
+        process, _ = run(home)
         try:
             wait_until_healthy(home)
-            assert not gateway.configure(served) and len(said) == 1
+            assert not gateway.configure(served)
+            assert len(said) == 1
             changed = Served(port=free_port, routes={**ROUTES, "more": ROUTES["echo"]})
-            with (
-                pytest.MonkeyPatch.context() as patch,
-                pytest.raises(UserError, match="the gateway on two answers, but"),
-            ):
+            with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(remote, "STALE_AFTER_S", 0.3)
-                gateway.configure(changed)
+                with pytest.raises(UserError, match="the gateway on two answers, but"):
+                    gateway.configure(changed)
             assert agent.sync()
             assert not gateway.configure(changed)
             assert Proxy(home).written() == Proxy(head.home).written()
@@ -253,9 +263,7 @@ class TestOnAnotherHost:
             process.terminate()
             process.wait()
 
-    def test_what_lies_in_the_store_is_encrypted_with_the_token(
-        self, head: Settings, home: Path, free_port: int
-    ) -> None:
+    def test_what_lies_in_the_store_is_encrypted(self, head: Settings, free_port: int) -> None:
         Gateway(head).configure(Served(port=free_port, routes=ROUTES))
         encrypted = (head.home / "store" / "gateways" / "two").read_bytes()
         assert b"PRIVATE KEY" not in encrypted
@@ -275,7 +283,8 @@ class TestOnAnotherHost:
         with pytest.raises(UserError, match="does not answer"):
             agent.sync()
         written = Proxy(home).written()
-        assert written is not None and written.port == 666
+        assert written is not None
+        assert written.port == 666
 
     def test_all_gateways_are_asked_at_the_same_time(
         self, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, said: list[str]

@@ -102,8 +102,8 @@ def rollout(site: Site, said: list[str], **settings: Any) -> Rollout:
         "home": Path("/nonexistent"),
         "dashboard_url": site.url,
         "deploy_timeout_s": 6,
-        "watch_s": 0.8,
-        "room_timeout_s": 0.8,
+        "min_ready_seconds": 0.8,
+        "scheduling_timeout_s": 0.8,
         **settings,
     }
     made = Settings.model_validate(values)
@@ -142,7 +142,7 @@ def test_a_crash_loop_fails_whatever_serve_calls_it(site: Site, play: Play) -> N
         details({"c": "STARTING"}, **dead),
         seconds=0.5,
     )
-    failed = update(site, {"old": "RUNNING"}, watch_s=3)
+    failed = update(site, {"old": "RUNNING"}, min_ready_seconds=3)
     assert failed == {"Echo": "its replicas crash soon after they start: ActorDiedError: it died"}
 
 
@@ -198,7 +198,7 @@ def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:
 def test_shares_of_several_gpus_are_no_whole_one(site: Site, play: Play) -> None:
     free(site, 1)  # a half on each of two
     play(details({"old": "RUNNING", "new": "STARTING"}))
-    failed = update(site, {"old": "RUNNING"}, room_timeout_s=0.4)
+    failed = update(site, {"old": "RUNNING"}, scheduling_timeout_s=0.4)
     assert "it needs 1 GPU; free are head 1 GPU, in parts of several GPUs" in failed["Echo"]
 
 

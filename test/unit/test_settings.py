@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from modelserve.errors import UserError
 from modelserve.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
@@ -41,6 +44,17 @@ def test_the_workers_have_a_file_of_their_own(tmp_path: Path) -> None:
 def test_what_another_version_wrote_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"of_tomorrow": [1], "serve_port": 8001}')
     assert Settings.load(tmp_path) == Settings(home=tmp_path, serve_port=8001)
+
+
+def test_the_names_of_the_version_before_are_read(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"room_timeout_s": 4, "watch_s": 3, "key_at_once": 2}')
+    settings = Settings.load(tmp_path)
+    assert (settings.scheduling_timeout_s, settings.min_ready_seconds, settings.key_max_concurrent) == (4, 3, 2)
+
+
+def test_every_setting_that_ansible_writes_is_read() -> None:
+    role = yaml.safe_load((ROOT / "roles" / "serve_deploy" / "vars" / "main.yml").read_text())
+    assert set(role["__serve_deploy_settings"]) <= set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[[1, 2]]", "1", '"x"'])

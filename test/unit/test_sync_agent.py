@@ -36,7 +36,8 @@ def test_a_certificate_near_its_end_is_renewed(tmp_path: Path, monkeypatch: pyte
     after = datetime.timedelta(days=certificates.DAYS - certificates.RENEW_DAYS + 1)
     soon = datetime.datetime.now(datetime.UTC) + after
     monkeypatch.setattr(certificates, "_now", lambda: soon)
-    assert Gateway(settings).refresh() and not Gateway(settings).refresh()
+    assert Gateway(settings).refresh()
+    assert not Gateway(settings).refresh()
     assert shown(tmp_path).not_valid_after_utc > first.not_valid_after_utc
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelserve.util.http import context_here
+from modelserve.util.http import local_context
 
 TIMEOUT_S = 60
 MAX_SECONDS = 300
@@ -45,7 +45,7 @@ class Load:
         target = urllib.parse.urlsplit(self.url)
         host = target.hostname or ""
         if target.scheme == "https":
-            context = context_here()
+            context = local_context()
             return http.client.HTTPSConnection(host, target.port or 443, timeout=TIMEOUT_S, context=context)
         return http.client.HTTPConnection(host, target.port or 80, timeout=TIMEOUT_S)
 

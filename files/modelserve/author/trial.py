@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from modelserve.config import parser, project
 from modelserve.config.section import Conf, Section
-from modelserve.environments.build import Environment, Environments
-from modelserve.errors import UserError
+from modelserve.environments.build import EnvironmentBuilder
+from modelserve.environments.resolve import Environment, EnvironmentResolver
+from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.replica.arguments import LocalServerArgs, TryOnceArgs
 from modelserve.serve.application import args_of
 from modelserve.serve.contract import AppArgs, UserConfig
@@ -82,8 +83,8 @@ def prepare(settings: Settings, name: str, root: Path | None = None, **overrides
     try:
         section = Section.model_validate({**own, **values, "name": name})
     except ValidationError as error:
-        detail = error.errors()[0]
-        raise UserError(f"--{detail['loc'][0]}: {detail['msg'].removeprefix('Value error, ')}") from None
+        invalid = validation_problems(error, Location(), values)
+        raise UserError([Problem(f"--{problem.key}: {problem.message}", problem.fix) for problem in invalid]) from None
     models = [path.name for path in zoo.glob("*") if path.is_file()]
     problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", models, "the test")
     if problems:
@@ -97,9 +98,10 @@ def environment_of(settings: Settings, package: Path, progress: Callable[[str], 
     Raises:
         UserError: it cannot be built.
     """
-    environments = Environments(settings, Store(settings.home / "store"))
-    environment = environments.of_package(package.name, package)
-    environments.build(environment, progress)
+    store = Store(settings.home / "store")
+    resolver = EnvironmentResolver(settings, store)
+    environment = resolver.of_package(package.name, package)
+    EnvironmentBuilder(settings, store, resolver).build(environment, progress)
     return environment
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -13,18 +12,20 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelserve.catalog.readiness import Catalog
+from modelserve.catalog.catalog import Catalog
+from modelserve.catalog.readiness import LOCALHOST, Snapshot, get
 from modelserve.errors import UserError
 from modelserve.ports import SERVICE_PORTS
 from modelserve.settings import Settings
 
-ADDRESS = "127.0.0.1"
+ADDRESS = LOCALHOST
 PORT = SERVICE_PORTS["catalog"]
 ALIVE_PATH = "/livez"
+HEALTH_TIMEOUT_S = 5
 PAGE = Path(__file__).with_name("static")
-# Swagger UI's files, as the image has them.
+# Swagger UI's files in the image.
 SWAGGER_UI = Path("/opt/lib/swagger-ui")
-# Scripts, styles and requests of this origin's own alone. Swagger UI's pictures are in its style sheet.
+# The page may load scripts and styles of this origin alone. Swagger UI's pictures are in its style sheet.
 HEADERS = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -35,30 +36,19 @@ HEADERS = {
 
 
 def application(catalog: Catalog, swagger_ui: Path = SWAGGER_UI) -> Starlette:
-    """The web application.
+    """Return the web application.
 
     Args:
-        catalog: what it tells.
+        catalog: source of its answers.
         swagger_ui: directory of Swagger UI's files.
     """
 
     async def ready(_: Request) -> Response:
-        look = await catalog.look()
-        return JSONResponse(look.as_dict(), 200 if look.ready else 503)
+        snapshot = await catalog.snapshot()
+        return JSONResponse(snapshot.as_dict(), 200 if snapshot.ready else 503)
 
     async def ready_one(request: Request) -> Response:
-        name = request.path_params["name"]
-        look = await catalog.look()
-        one = look.algorithms.get(name)
-        if one is None and look.served is not None:
-            known = ", ".join(look.algorithms) or "nothing"
-            return JSONResponse({"status": "unknown", "info": f"no algorithm {name} is served; {known} is"}, 404)
-        if one is None:
-            return JSONResponse({"status": "not ready", "info": look.info}, 503)
-        found = {"ready": one.ready, "replicas": one.replicas}
-        info = f"{one.info}; {look.trouble}" if look.trouble else one.info
-        status = "ok" if one.ready else "not ready"
-        return JSONResponse({"status": status, "info": f"{name}: {info}", **found}, 200 if one.ready else 503)
+        return _readiness_answer(await catalog.snapshot(), request.path_params["name"])
 
     async def document(_: Request) -> Response:
         try:
@@ -85,13 +75,33 @@ def application(catalog: Catalog, swagger_ui: Path = SWAGGER_UI) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(_Headers)])
 
 
+def _readiness_answer(snapshot: Snapshot, name: str) -> Response:
+    """Return the answer of ``/readyz/<name>``."""
+    readiness = snapshot.algorithms.get(name)
+    if readiness is None and snapshot.served is not None:
+        served = ", ".join(snapshot.algorithms) or "nothing"
+        return JSONResponse({"status": "unknown", "info": f"no algorithm {name} is served; {served} is"}, 404)
+    if readiness is None:
+        return JSONResponse({"status": "not ready", "info": snapshot.info}, 503)
+    info = "; ".join(text for text in (readiness.info, snapshot.degraded_reason) if text)
+    answer = {
+        "status": "ok" if readiness.ready else "not ready",
+        "info": f"{name}: {info}",
+        "ready": readiness.ready,
+        "replicas": readiness.replicas,
+    }
+    return JSONResponse(answer, 200 if readiness.ready else 503)
+
+
 class _Headers:
-    """Adds the headers that bound what the page may do, to all answers."""
+    """Adds the headers that limit the page to all answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS.items()]
@@ -101,22 +111,27 @@ class _Headers:
 
 
 def run(settings: Settings, address: str = ADDRESS) -> None:
-    """Answer on ``address`` until told to stop."""
+    """Serve the catalog until the process is stopped.
+
+    Args:
+        settings: the head's settings.
+        address: address to listen on.
+    """
     import uvicorn
 
     app = application(Catalog(settings))
-    # The gateway logs what failed; questions once a second would fill a log of their own.
+    # The gateway logs failed requests; health checks would fill this log.
     uvicorn.run(app, host=address, port=PORT, log_level="warning", access_log=False, server_header=False)
 
 
 def health() -> None:
-    """Return when the catalog answers, whatever the algorithms do.
+    """Return when the catalog answers, whether or not the algorithms are ready.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not answer.
     """
     url = f"http://{ADDRESS}:{PORT}{ALIVE_PATH}"
     try:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5).close()
+        get(url, HEALTH_TIMEOUT_S)
     except OSError as error:
         raise UserError(f"the catalog does not answer at {url}: {getattr(error, 'reason', error)}") from None

@@ -1,4 +1,4 @@
-"""How are the algorithms asked? Makes the OpenAPI 3.1 document of all that is served. Pure functions."""
+"""The OpenAPI 3.1 document of all algorithms. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ ABOUT = (
     "cannot send a body with GET, as a browser cannot, sends POST with the header "
     f"`{METHOD_HEADER}: GET`; this page does."
 )
-# JSON Schema's keywords that hold schemas by name, and those that hold plain data.
+# Keywords of JSON Schema that hold schemas by name, and those that hold plain data.
 _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs")
 _DATA = ("const", "enum", "default", "examples", "example", "required")
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What the document says of an algorithm.
+    """An algorithm in the document.
 
     Attributes:
         name: the section's name.
-        methods: HTTP methods it answers.
+        methods: HTTP methods that are allowed.
         input: JSON Schema of the request.
         output: JSON Schema of ``result``.
-        example: a request it answers, or None.
-        queue: requests that queue per replica before more are turned away, or None.
-        timeout_s: seconds after which it gives up, or None.
+        example: an example of a request, or None.
+        queue: longest queue of a replica, or None.
+        timeout_s: time limit of a request in seconds, or None.
         note: a sentence for the reader, or empty.
     """
 
@@ -49,12 +49,12 @@ class Algorithm:
 def document(
     routes: Mapping[str, Sequence[tuple[Algorithm, float]]], version: str, keys: bool = False
 ) -> dict[str, Any]:
-    """The OpenAPI document.
+    """Return the OpenAPI document.
 
     Args:
-        routes: per public route, without slashes at its ends, the algorithms that answer it, each with its weight.
-        version: modelserve's.
-        keys: whether the gateway asks clients for a key.
+        routes: by public route, without slashes at its ends: the algorithms that answer it, each with its weight.
+        version: version of modelserve.
+        keys: whether clients need a key.
     """
     algorithms = {algorithm.name: algorithm for answering in routes.values() for algorithm, _ in answering}
     schemas = _common_schemas()
@@ -66,7 +66,7 @@ def document(
     for route, answering in routes.items():
         paths[f"/{route}"] = _operations(route, answering, ids)
     for route, answering in routes.items():
-        # A route of its own that ends so wins, as it does in the ingress.
+        # A public route that ends in /schema wins, as it does in the gateway.
         paths.setdefault(f"/{route}/schema", _schema_operation(route, answering, ids))
     tags = [{"name": name, **_described(algorithm.note)} for name, algorithm in algorithms.items()]
     components = {"schemas": schemas, "responses": _common_responses(), "headers": _common_headers()}
@@ -74,7 +74,7 @@ def document(
     if keys:
         components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         guard = {"security": [{"key": []}]}
-        refused = {"401": "NoKey", "403": "NotForThis", "429": "TooMany"}
+        refused = {"401": "Unauthorized", "403": "Forbidden", "429": "TooManyRequests"}
         for operation in (operation for path in paths.values() for operation in path.values()):
             operation["responses"] |= {code: _ref("responses", name) for code, name in refused.items()}
     return {
@@ -89,17 +89,17 @@ def document(
 
 
 def hoisted(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A JSON Schema as components of an OpenAPI document: itself as ``name``, its ``$defs`` as ``name.<def>``.
+    """Return a JSON Schema as components of an OpenAPI document: as ``name``, and its ``$defs`` as ``name.<def>``.
 
     Args:
-        schema: the schema, whose references lead into itself.
-        name: unique within the document.
+        schema: the schema, with references into itself.
+        name: name that is unique within the document.
     """
     root = _component(name)
     defs = schema.get("$defs", {})
     names: dict[str, str] = {}
-    for definition in defs:  # names that differ only in what a component's name cannot have stay apart
-        names[definition] = _free(_component(f"{name}.{definition}"), names.values())
+    for definition in defs:  # two names may differ only in characters that a component cannot have
+        names[definition] = _unique(_component(f"{name}.{definition}"), names.values())
     body = {key: value for key, value in schema.items() if key not in ("$defs", "$schema", "$id")}
     components = {root: _rewritten(body, root, names)}
     return components | {names[key]: _rewritten(value, root, names) for key, value in defs.items()}
@@ -110,7 +110,7 @@ def _component(name: str) -> str:
 
 
 def _rewritten(schema: Any, root: str, names: Mapping[str, str]) -> Any:
-    """A schema whose references lead to the components."""
+    """Return a schema with references to the components."""
     if isinstance(schema, list):
         return [_rewritten(item, root, names) for item in schema]
     if not isinstance(schema, Mapping):
@@ -149,11 +149,11 @@ def _operations(route: str, answering: Sequence[tuple[Algorithm, float]], ids: s
 def _operation(method: str, route: str, answering: Sequence[tuple[Algorithm, float]], ids: set[str]) -> dict[str, Any]:
     able = [algorithm for algorithm, _ in answering if method in algorithm.methods]
     operation: dict[str, Any] = {
-        "operationId": _unique(f"{method.lower()}_{route}", ids),
+        "operationId": _unique_id(f"{method.lower()}_{route}", ids),
         "summary": f"Ask {' or '.join(algorithm.name for algorithm in able)}",
         "tags": [algorithm.name for algorithm in able],
         **_described(" ".join([_split(answering), *(algorithm.note for algorithm in able)]).strip()),
-        **_pick(answering),
+        **_selection(answering),
         "requestBody": {"required": True, "content": {"application/json": _content(able)}},
         "responses": _responses(able),
     }
@@ -167,29 +167,29 @@ def _schema_operation(route: str, answering: Sequence[tuple[Algorithm, float]], 
         "content": {"application/json": {"schema": _ref("schemas", "Description")}},
     }
     operation = {
-        "operationId": _unique(f"get_{route}_schema", ids),
-        "summary": f"What {' or '.join(names)} takes and gives",
+        "operationId": _unique_id(f"get_{route}_schema", ids),
+        "summary": f"What {' or '.join(names)} takes and returns",
         "tags": names,
-        **_pick(answering),
+        **_selection(answering),
         "responses": {"200": answer, "500": _ref("responses", "Failed"), "503": _ref("responses", "Unavailable")},
     }
     return {"get": operation}
 
 
-def _unique(wanted: str, ids: set[str]) -> str:
-    """An operation's id that none has yet; from now on this one has."""
-    found = _free(re.sub(r"[^A-Za-z0-9]+", "_", wanted), ids)
-    ids.add(found)
-    return found
+def _unique_id(text: str, ids: set[str]) -> str:
+    """Return an operation's id that is not used yet, and add it to ``ids``."""
+    operation_id = _unique(re.sub(r"[^A-Za-z0-9]+", "_", text), ids)
+    ids.add(operation_id)
+    return operation_id
 
 
-def _free(wanted: str, taken: Container[str]) -> str:
-    """A name that is not taken: the wanted one, or one with a number behind it."""
-    found, number = wanted, 1
-    while found in taken:
+def _unique(name: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: the given one, or one with a number behind it."""
+    unique, number = name, 1
+    while unique in taken:
         number += 1
-        found = f"{wanted}_{number}"
-    return found
+        unique = f"{name}_{number}"
+    return unique
 
 
 def _split(answering: Sequence[tuple[Algorithm, float]]) -> str:
@@ -197,11 +197,11 @@ def _split(answering: Sequence[tuple[Algorithm, float]]) -> str:
         return ""
     total = sum(weight for _, weight in answering) or 1
     shares = ", ".join(f"{algorithm.name} {100 * weight / total:.4g}%" for algorithm, weight in answering)
-    return f"Several algorithms share this route: {shares} of the requests. The header `{ALGORITHM_HEADER}` picks one."
+    return f"Weighted random split: {shares} of the requests. The header `{ALGORITHM_HEADER}` selects one."
 
 
-def _pick(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
-    """The header that picks one of a shared route, as the operation's parameters."""
+def _selection(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
+    """Return the parameter of a shared route: the header that names the algorithm."""
     if len(answering) == 1:
         return {}
     names = [algorithm.name for algorithm, _ in answering]
@@ -209,27 +209,27 @@ def _pick(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
         "name": ALGORITHM_HEADER,
         "in": "header",
         "required": False,
-        "description": "The algorithm that shall answer; without it, chance decides by the weights.",
+        "description": "The algorithm to use; without this header, a weighted random split selects one.",
         "schema": {"type": "string", "enum": names},
     }
     return {"parameters": [parameter]}
 
 
-def _content(able: Sequence[Algorithm]) -> dict[str, Any]:
-    """The request's body: of one algorithm, or of any that shares the route."""
-    schemas = [_ref("schemas", _component(f"{algorithm.name}.input")) for algorithm in able]
-    examples = [(algorithm.name, algorithm.example) for algorithm in able if algorithm.example is not None]
+def _content(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the request's body: of one algorithm, or of any that shares the route."""
+    schemas = [_ref("schemas", _component(f"{algorithm.name}.input")) for algorithm in algorithms]
+    examples = [(algorithm.name, algorithm.example) for algorithm in algorithms if algorithm.example is not None]
     content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
-    if len(able) == 1 and examples:
+    if len(algorithms) == 1 and examples:
         content["example"] = examples[0][1]
     elif examples:
         content["examples"] = {_component(name): {"summary": name, "value": value} for name, value in examples}
     return content
 
 
-def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
-    """The answers that an operation's algorithms give, or the gateway and Serve in their place."""
-    results = [_ref("schemas", _component(f"{algorithm.name}.output")) for algorithm in able]
+def _responses(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the answers of an operation: of its algorithms, the gateway and Serve."""
+    results = [_ref("schemas", _component(f"{algorithm.name}.output")) for algorithm in algorithms]
     schema = {
         "type": "object",
         "required": ["status"],
@@ -237,8 +237,8 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
             "status": {
                 "type": "integer",
                 "examples": [1],
-                "description": "1: answered. 0: failed, `info` says why; with this HTTP status, only classes written "
-                "the original way say so.",
+                "description": "1: success. 0: failure, with the cause in `info`; only classes of the legacy class API "
+                "report a failure with this HTTP status.",
             },
             "result": results[0] if len(results) == 1 else {"anyOf": results},
             "info": {"type": "string", "description": "The host that answered."},
@@ -246,11 +246,11 @@ def _responses(able: Sequence[Algorithm]) -> dict[str, Any]:
     }
     headers = {name: _ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
     answered = {"description": "Answered", "headers": headers, "content": {"application/json": {"schema": schema}}}
-    refs = {"400": "NoObject", "404": "NotHere", "405": "OtherMethod", "500": "Failed", "503": "Unavailable"}
-    refs |= {"411": "NoLength", "413": "TooLong", "504": "TookTooLong"}
-    if any(algorithm.input != UNTYPED for algorithm in able):
-        refs["422"] = "DoesNotFit"
-    if any(algorithm.queue is not None for algorithm in able):
+    refs = {"400": "BadRequest", "404": "NotFound", "405": "MethodNotAllowed", "500": "Failed", "503": "Unavailable"}
+    refs |= {"411": "LengthRequired", "413": "ContentTooLarge", "504": "GatewayTimeout"}
+    if any(algorithm.input != UNTYPED for algorithm in algorithms):
+        refs["422"] = "UnprocessableContent"
+    if any(algorithm.queue is not None for algorithm in algorithms):
         refs["429"] = "QueueFull"
     return {"200": answered, **{code: _ref("responses", refs[code]) for code in sorted(refs)}}
 
@@ -261,15 +261,15 @@ def _common_schemas() -> dict[str, Any]:
         "required": ["status", "info"],
         "properties": {
             "status": {"const": 0},
-            "info": {"type": "string", "description": "What happened, in a line."},
-            "request_id": {"type": "string", "description": "The log has the request under this id."},
+            "info": {"type": "string", "description": "The cause, in one line."},
+            "request_id": {"type": "string", "description": "The id of the request in the log."},
         },
     }
     problem = {
         "type": "object",
         "required": ["field", "problem"],
         "properties": {
-            "field": {"type": "string", "description": "The field's path; empty for the body itself."},
+            "field": {"type": "string", "description": "Path of the field; empty for the whole body."},
             "problem": {"type": "string"},
         },
     }
@@ -281,15 +281,15 @@ def _common_schemas() -> dict[str, Any]:
             "methods": {"type": "array", "items": {"type": "string"}},
             "input": {"type": "object", "description": "JSON Schema of the request's body."},
             "output": {"type": "object", "description": "JSON Schema of `result`."},
-            "example": {"type": "object", "description": "A request it answers."},
+            "example": {"type": "object", "description": "An example of a request."},
         },
     }
-    misfit = {
+    validation_error = {
         "allOf": [_ref("schemas", "Failure")],
         "required": ["errors"],
         "properties": {"errors": {"type": "array", "items": _ref("schemas", "Problem")}},
     }
-    return {"Failure": failure, "Problem": problem, "Misfit": misfit, "Description": description}
+    return {"Failure": failure, "Problem": problem, "ValidationError": validation_error, "Description": description}
 
 
 def _common_responses() -> dict[str, Any]:
@@ -298,31 +298,33 @@ def _common_responses() -> dict[str, Any]:
         content = {"application/json": {"schema": _ref("schemas", schema)}}
         return {"description": description, **named, "content": content}
 
-    full = "Too many requests queue already (`max_queued_requests`); nothing was started"
-    many = "More requests than the key may have, at once or a second, or too many queue already; try again"
-    known = ("X-Request-ID",)
+    full = "The queue is full (`max_queued_requests`); the request was not started"
+    many = (
+        "The limit of the key is reached (concurrent requests, or requests per second), or the queue is full; try again"
+    )
+    with_id = ("X-Request-ID",)
     return {
-        "NoKey": failure("A key is needed"),
-        "NotForThis": failure("The key is not for this algorithm"),
-        "TooMany": failure(many, headers=("Retry-After",)),
-        "NoLength": failure("The request does not say its length"),
-        "TooLong": failure("The request is longer than the gateway takes"),
-        "NoObject": failure("The body is no JSON object", headers=known),
-        "NotHere": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
-        "OtherMethod": failure("The algorithm does not answer this method", headers=(*known, "Allow")),
-        "DoesNotFit": failure("The request does not fit the algorithm's types", "Misfit", known),
+        "Unauthorized": failure("A key is required"),
+        "Forbidden": failure("The key does not grant this algorithm"),
+        "TooManyRequests": failure(many, headers=("Retry-After",)),
+        "LengthRequired": failure("The request has no Content-Length"),
+        "ContentTooLarge": failure("The request is longer than the gateway's limit"),
+        "BadRequest": failure("The body is not a JSON object", headers=with_id),
+        "NotFound": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
+        "MethodNotAllowed": failure("The algorithm does not allow this method", headers=(*with_id, "Allow")),
+        "UnprocessableContent": failure("The request does not match the algorithm's types", "ValidationError", with_id),
         "QueueFull": failure(full, headers=("Retry-After",)),
-        "Failed": failure("The inference failed, or its replica died; the log has the cause", headers=known),
+        "Failed": failure("The inference failed, or its replica crashed; the log has the cause", headers=with_id),
         "Unavailable": failure("No node of the cluster answers; try again"),
-        "TookTooLong": failure("It took longer than `request_timeout`, or than the gateway waits"),
+        "GatewayTimeout": failure("The request took longer than `request_timeout`, or than the gateway's limit"),
     }
 
 
 def _common_headers() -> dict[str, Any]:
     return {
-        "X-Request-ID": {"description": "The request's id in the log.", "schema": {"type": "string"}},
+        "X-Request-ID": {"description": "The id of the request in the log.", "schema": {"type": "string"}},
         ALGORITHM_HEADER: {"description": "The algorithm that answered.", "schema": {"type": "string"}},
-        "Allow": {"description": "The methods that are answered.", "schema": {"type": "string"}},
+        "Allow": {"description": "The methods that are allowed.", "schema": {"type": "string"}},
         "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     }
 

@@ -1,57 +1,46 @@
-"""What is served here, is it ready, and how is it asked? Reads what the controller says is served, asks Serve."""
+"""The readiness of the algorithms, by Serve's details, and by a direct request where Serve cannot tell."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import socket
 import time
 import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelserve import __version__
-from modelserve.catalog import openapi
 from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
-from modelserve.gateway.haproxy import SERVED, Written, read_served
+from modelserve.gateway.haproxy import SERVED, Written, gateway_directory, read_served
 from modelserve.serve.api import RayAPI
-from modelserve.serve.contract import UserConfig
-from modelserve.serve.status import (
-    FAILURES,
-    SCALING,
-    ApplicationStatus,
-    Replica,
-    Statuses,
-    at_target,
-    status_text,
-    statuses_of,
-)
+from modelserve.serve.contract import SCHEMA_PATH
+from modelserve.serve.status import FAILURES, SCALING, ApplicationStatus, Replica, Statuses, statuses_of
 from modelserve.settings import Settings
+from modelserve.util.http import direct_opener
 
-# However often it is asked: how old the answer of Serve may be.
-AGE_S = 1.0
 API_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 1.0  # between hosts of a cluster it takes milliseconds
 PROBE_TIMEOUT_S = 2.0
-SCHEMA_TIMEOUT_S = 5.0
-# How soon a schema is asked for again that could not be had, or may still be an old replica's.
-SCHEMA_RETRY_S = 5.0
-SCHEMA_PATH = "/schema"
-# Requests go to replicas in these states; in the others Serve has just lost sight of them, or changes them in place.
+PROBES = 32
+LOCALHOST = "127.0.0.1"
+# Serve sends requests to replicas in these states.
 SERVING = ("RUNNING", "PENDING_MIGRATION")
+# In these, Serve has just lost sight of a replica, or changes it in place.
 UNSURE = ("RECOVERING", "UPDATING")
-# No proxy: what is asked is within the cluster, whatever the environment says of the outside.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = direct_opener()
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether an algorithm answers requests: ``info`` says why (not), in one line; ``replicas`` run, if known."""
+    """The readiness of an algorithm.
+
+    Attributes:
+        ready: whether it answers requests.
+        info: the reason, in one line.
+        replicas: number of running replicas; None: not known.
+    """
 
     ready: bool
     info: str
@@ -59,52 +48,54 @@ class Readiness:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look found.
+class Snapshot:
+    """The state of the cluster at one time.
 
     Attributes:
-        served: what is behind the gateway; None: nothing yet.
+        served: what the gateway serves; None: nothing yet.
         applications: Serve's details by name; None: Ray's API did not answer.
-        algorithms: by name, whether it is ready.
-        trouble: why less is known than should be, in one line; empty: nothing.
+        algorithms: readiness by name.
+        degraded_reason: why less is known than normal, in one line; empty: nothing is missing.
     """
 
     served: Written | None = None
     applications: Statuses | None = None
     algorithms: Mapping[str, Readiness] = field(default_factory=dict)
-    trouble: str = ""
+    degraded_reason: str = ""
 
     @property
     def ready(self) -> bool:
-        """Whether all that is served is ready; nothing is not."""
-        return self.served is not None and all(one.ready for one in self.algorithms.values())
+        """Whether every algorithm is ready. A gateway without a configuration is not."""
+        return self.served is not None and all(readiness.ready for readiness in self.algorithms.values())
 
     @property
     def info(self) -> str:
-        """The whole in one line."""
+        """The state in one line."""
         if self.served is None:
-            return self.trouble or "nothing is deployed yet"
-        missing = [f"{name}: {one.info}" for name, one in self.algorithms.items() if not one.ready]
-        return "; ".join([*missing, *([self.trouble] if self.trouble else [])]) or "all that is served is ready"
+            return self.degraded_reason or "nothing is deployed yet"
+        reasons = [f"{name}: {readiness.info}" for name, readiness in self.algorithms.items() if not readiness.ready]
+        reasons += [self.degraded_reason] if self.degraded_reason else []
+        return "; ".join(reasons) or "all that is served is ready"
 
     def as_dict(self) -> dict[str, Any]:
-        status = "ok" if self.ready else "not ready"
-        return {"status": status, "info": self.info, "algorithms": {k: asdict(v) for k, v in self.algorithms.items()}}
+        """Return the answer of ``/readyz``."""
+        algorithms = {name: asdict(readiness) for name, readiness in self.algorithms.items()}
+        return {"status": "ok" if self.ready else "not ready", "info": self.info, "algorithms": algorithms}
 
 
-def judge(details: ApplicationStatus | None, silent: Container[str] = ()) -> Readiness | None:
-    """Whether an application is ready by Serve's details of it; None where Serve itself cannot know.
+def judge(details: ApplicationStatus | None, unreachable: Container[str] = ()) -> Readiness | None:
+    """Return the readiness of an application by Serve's details; None where Serve cannot tell.
 
     Args:
         details: the application in Serve, None where Serve does not know it.
-        silent: nodes' addresses that do not answer: it takes Serve half a minute to give up replicas on a lost host.
+        unreachable: addresses of nodes that do not answer. Serve keeps the replicas of a lost host for half a minute.
     """
     if details is None:
         return Readiness(False, "Serve does not run it", 0)
     deployments = details.deployments.values()
     states = Counter(replica.state for replica in details.replicas)
-    serving = _serving(details)
-    running = sum(replica.node_ip not in silent for replica in serving)
+    serving = serving_replicas(details)
+    running = sum(replica.node_ip not in unreachable for replica in serving)
     if running:
         target = max(details.target_num_replicas, running)
         return Readiness(True, f"{running} of {target} replicas running", running)
@@ -115,115 +106,83 @@ def judge(details: ApplicationStatus | None, silent: Container[str] = ()) -> Rea
     application = details.application
     steady = bool(deployments) and all(deployment.status in SCALING for deployment in deployments)
     if application and application.scales_to_zero and steady and details.status != "DELETING":
-        return Readiness(True, "it rests; a request starts a replica", 0)
+        return Readiness(True, "scaled to zero; a request starts a replica", 0)
     waiting = f", {states['STARTING']} starting" if states["STARTING"] else ""
     return Readiness(False, f"no replica runs{waiting}", 0)
 
 
-class Catalog:
-    """Looks at the cluster, at most once a second however often it is asked, and never on the event loop."""
+class Observer:
+    """Takes snapshots of the cluster. Its methods block.
+
+    Args:
+        settings: the head's settings.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._file = settings.home / "gateway" / SERVED
+        self._served_file = gateway_directory(settings.home) / SERVED
         self._serve_port = settings.serve_port
         self._api = RayAPI(settings, API_TIMEOUT_S)
-        # Asked all at once: one that hangs holds up nobody.
-        self._probes = ThreadPoolExecutor(32, thread_name_prefix="probe")
-        self._schemas = Schemas(f"http://127.0.0.1:{settings.serve_port}")
-        self._lock = asyncio.Lock()
-        self._last = Look()
-        self._taken = float("-inf")
-        # What Serve said last, for what does not change behind its back: where it runs, what it was told.
-        self._known: Statuses | None = None
-        self._hosts: tuple[str, ...] = ("127.0.0.1",)
+        # In parallel: an address that does not answer delays no other.
+        self._pool = ThreadPoolExecutor(PROBES, thread_name_prefix="probe")
+        # Addresses of the ingresses, as Serve told them last.
+        self._hosts: tuple[str, ...] = (LOCALHOST,)
 
-    async def look(self) -> Look:
-        """What is served, and whether it is ready; a second old at most."""
-        async with self._lock:
-            if time.monotonic() - self._taken > AGE_S:
-                self._last = await asyncio.to_thread(self._look)
-                self._taken = time.monotonic()
-            return self._last
-
-    async def document(self) -> dict[str, Any]:
-        """The OpenAPI document of what is served.
-
-        Raises:
-            UserError: what is served cannot be known now.
-        """
-        look = await self.look()
-        if look.served is None and look.trouble:
-            raise UserError(look.trouble)
-        if look.served is None or not look.served.routes:
-            return openapi.document({}, __version__)
-        if self._known is None:
-            raise UserError(f"nothing is known of the algorithms yet: {look.trouble}")
-        known, current = self._known, look.applications is not None
-        algorithms = await asyncio.to_thread(self._schemas.read, _shares(look.served).values(), known, current)
-        routes = {
-            route: [(algorithms[share.name], share.weight) for share in shares if share.name in algorithms]
-            for route, shares in look.served.routes.items()
-        }
-        answered = {route: answering for route, answering in routes.items() if answering}
-        return openapi.document(answered, __version__, look.served.keys)
-
-    def _look(self) -> Look:
+    def snapshot(self) -> Snapshot:
+        """Return what is served now, and whether it is ready."""
         try:
-            served = read_served(self._file)
+            served = read_served(self._served_file)
         except UserError as error:
-            return Look(trouble=str(error))
+            return Snapshot(degraded_reason=str(error))
         if served is None:
-            return Look()
-        trouble = ""
+            return Snapshot()
+        shares = shares_of(served)
         try:
-            applications = self._ask_serve()
+            applications = self._applications()
         except UserError as error:
-            applications, trouble = None, f"{error.problems[0].message}: each algorithm was asked directly"
-        shares = _shares(served)
-        silent = self._silent(applications) if applications is not None else set()
-        found = {name: judge(applications.get(name), silent) if applications is not None else None for name in shares}
-        unsure = [share for name, share in shares.items() if found[name] is None]
-        probed = dict(zip([share.name for share in unsure], self._probes.map(self._probe, unsure), strict=True))
-        algorithms = {name: found[name] or probed[name] for name in shares}
-        return Look(served, applications, algorithms, trouble)
+            reason = f"{error.problems[0].message}: each algorithm was asked directly"
+            return Snapshot(served, None, self._probe_all(shares), reason)
+        unreachable = self._unreachable(applications)
+        judged = {name: judge(applications.get(name), unreachable) for name in shares}
+        probed = self._probe_all({name: share for name, share in shares.items() if judged[name] is None})
+        return Snapshot(served, applications, {name: judged[name] or probed[name] for name in shares})
 
-    def _ask_serve(self) -> Statuses:
-        """Serve's details of the applications, by name.
+    def _applications(self) -> Statuses:
+        """Return Serve's details of the applications by name.
 
         Raises:
             UserError: Ray's API does not answer.
         """
         details = self._api.serve_details()
-        applications = statuses_of(details)
         proxies = (proxy.get("node_ip") for proxy in (details.get("proxies") or {}).values())
-        self._hosts = tuple(dict.fromkeys(["127.0.0.1", *(host for host in proxies if host)]))
-        self._known = applications
-        return applications
+        self._hosts = tuple(dict.fromkeys([LOCALHOST, *(host for host in proxies if host)]))
+        return statuses_of(details)
 
-    def _silent(self, applications: Statuses) -> set[str]:
-        """Addresses of nodes that have replicas, and whose ingress takes no connection."""
-        found = {replica.node_ip for details in applications.values() for replica in _serving(details)}
-        hosts = [host for host in found if host]
+    def _unreachable(self, applications: Statuses) -> set[str]:
+        """Return the addresses of nodes that have replicas, and whose ingress accepts no connection."""
+        addresses = {replica.node_ip for details in applications.values() for replica in serving_replicas(details)}
+        hosts = [host for host in addresses if host]
+        return {host for host, accepts in zip(hosts, self._pool.map(self._accepts, hosts), strict=True) if not accepts}
 
-        def answers(host: str) -> bool:
-            try:
-                socket.create_connection((host, self._serve_port), CONNECT_TIMEOUT_S).close()
-            except OSError:
-                return False
-            return True
+    def _accepts(self, host: str) -> bool:
+        try:
+            socket.create_connection((host, self._serve_port), CONNECT_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
 
-        return {host for host, there in zip(hosts, self._probes.map(answers, hosts), strict=True) if not there}
+    def _probe_all(self, shares: Mapping[str, Share]) -> dict[str, Readiness]:
+        return dict(zip(shares, self._pool.map(self._probe, shares.values()), strict=True))
 
     def _probe(self, share: Share) -> Readiness:
-        """Ask an algorithm end to end: the nodes' ingresses one after the other, until one's replica answers."""
+        """Send an algorithm a request through the ingress of one node after the other, until a replica answers."""
         deadline = time.monotonic() + PROBE_TIMEOUT_S
         problem = "no ingress answers"
         for host in self._hosts:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 break
             try:
-                _get(f"http://{host}:{self._serve_port}{share.prefix}{SCHEMA_PATH}", left)
+                get(f"http://{host}:{self._serve_port}{share.prefix}{SCHEMA_PATH}", left_s)
                 return Readiness(True, "it answers, asked directly")
             except urllib.error.HTTPError as error:
                 problem = f"asked directly, the answer is {error.code}"
@@ -232,95 +191,25 @@ class Catalog:
         return Readiness(False, problem)
 
 
-def _shares(served: Served) -> dict[str, Share]:
-    """The algorithms by name."""
+def shares_of(served: Served) -> dict[str, Share]:
+    """Return the algorithms behind all routes by name."""
     return {share.name: share for shares in served.routes.values() for share in shares}
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A schema document that an algorithm gave (None: it gave none), for which configuration, and when."""
-
-    key: str
-    document: Mapping[str, Any] | None
-    final: bool
-    at: float
-
-
-class Schemas:
-    """The algorithms' schemas: asked of their replicas when their configuration changes, and remembered."""
-
-    def __init__(self, ingress: str) -> None:
-        """Args: ``ingress`` is the URL of Serve's ingress."""
-        self._ingress = ingress
-        self._remembered: dict[str, _Known] = {}
-
-    def read(self, shares: Iterable[Share], applications: Statuses, current: bool) -> dict[str, openapi.Algorithm]:
-        """The algorithms that are known, by name.
-
-        Args:
-            shares: what is served.
-            applications: Serve's details by name.
-            current: whether these are of now; nothing is asked otherwise.
-        """
-        known = {share.name: share for share in shares if share.name in applications}
-        with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda share: self._algorithm(share, applications[share.name], current), known.values())
-            return dict(zip(known, found, strict=True))
-
-    def _algorithm(self, share: Share, details: ApplicationStatus, current: bool) -> openapi.Algorithm:
-        application = details.application
-        options = application.user_config if application else UserConfig()
-        key = json.dumps(details.deployed_app_config, sort_keys=True)
-        remembered = self._remembered.get(share.name)
-        if current and not self._holds(remembered, key) and _serving(details):  # none is woken
-            remembered = _Known(key, self._ask(share), _settled(details), time.monotonic())
-            self._remembered[share.name] = remembered
-        schema = remembered.document if remembered is not None and remembered.key == key else None
-        note = "" if schema else "Its types are known once a replica runs."
-        schema = schema or {}
-        return openapi.Algorithm(
-            name=share.name,
-            methods=tuple(application.args.methods) if application else ("GET",),
-            input=schema.get("input", openapi.UNTYPED),
-            output=schema.get("output", {}),
-            example=options.warmup,
-            queue=options.max_queued_requests,
-            timeout_s=options.request_timeout,
-            note=note,
-        )
-
-    def _holds(self, remembered: _Known | None, key: str) -> bool:
-        if remembered is None or remembered.key != key:
-            return False
-        return (remembered.final and remembered.document is not None) or (
-            time.monotonic() - remembered.at < SCHEMA_RETRY_S
-        )
-
-    def _ask(self, share: Share) -> Mapping[str, Any] | None:
-        try:
-            document = json.loads(_get(f"{self._ingress}{share.prefix}{SCHEMA_PATH}", SCHEMA_TIMEOUT_S))
-        except (OSError, ValueError):
-            return None
-        return document if isinstance(document, dict) else None
-
-
-def _serving(details: ApplicationStatus) -> list[Replica]:
+def serving_replicas(details: ApplicationStatus) -> list[Replica]:
     """Return the replicas that Serve sends requests to."""
     return [replica for replica in details.replicas if replica.state in SERVING]
 
 
-def _settled(details: ApplicationStatus) -> bool:
-    """Whether who answers has the configuration that is deployed: during an update, old replicas answer too."""
-    target = details.application
-    return target is not None and status_text(details) == "RUNNING" and at_target(details, target)
+def get(url: str, timeout_s: float) -> bytes:
+    """Return the body of a successful answer.
 
-
-def _get(url: str, timeout_s: float) -> bytes:
-    """What an URL answers with 2xx.
+    Args:
+        url: a URL within the cluster.
+        timeout_s: time limit of the connection and of each read, in seconds.
 
     Raises:
-        OSError: it answers with something else (``HTTPError``), or not at all.
+        OSError: there is no answer, or one with another status (``HTTPError``).
     """
     with _OPENER.open(url, timeout=timeout_s) as response:
         content: bytes = response.read()

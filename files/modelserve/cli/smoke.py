@@ -12,7 +12,7 @@ from typing import Any
 from modelserve.config.routes import picking
 from modelserve.config.section import Section
 from modelserve.deploy.controller import Controller
-from modelserve.util.http import opener_here
+from modelserve.util.http import local_opener
 
 TIMEOUT_S = 60
 MAX_ANSWER_CHARACTERS = 160
@@ -68,7 +68,7 @@ def _ask(url: str, section: Section, credentials: Mapping[str, str]) -> tuple[bo
     request = urllib.request.Request(url, body.encode(), headers, method=method)
     sent = f"{method} {url} {body}"
     try:
-        with opener_here().open(request, timeout=TIMEOUT_S) as response:
+        with local_opener().open(request, timeout=TIMEOUT_S) as response:
             answer = json.loads(response.read())
     except urllib.error.HTTPError as error:
         return False, f"{sent} answered {error.code}: {error.read()[:MAX_ERROR_BYTES].decode(errors='replace')}"

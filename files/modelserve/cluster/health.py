@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 from modelserve.errors import UserError
 from modelserve.ports import PORTS
 from modelserve.settings import Settings
 from modelserve.util.files import write_atomically
+from modelserve.util.http import direct_opener
 
 
 def health(role: str, settings: Settings) -> None:
@@ -28,7 +28,7 @@ def health(role: str, settings: Settings) -> None:
     urls = [f"http://127.0.0.1:{PORTS['dashboard-agent-listen-port']}/api/local_raylet_healthz"]
     if role == "head":
         urls.append(f"{settings.dashboard_url}/api/gcs_healthz")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = direct_opener()
     for url in urls:
         try:
             opener.open(url, timeout=5).close()

@@ -1,4 +1,4 @@
-"""Reads conf.ini: which algorithms are served, and how. Text in, a checked :class:`Conf` or named problems out."""
+"""Read conf.ini: from text to a checked :class:`Conf`, or to problems with file, section and key."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import configparser
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from modelserve.config import routes, rules, values
 from modelserve.config.section import Conf, Section, Server
-from modelserve.errors import Problem, UserError
+from modelserve.errors import Location, Problem, UserError, validation_problems
 
 SERVER_SECTION = "MODEL SERVE"
 DEFAULTS_SECTION = "DEFAULTS"
 SECTION_PREFIX = "algopkg."
-# Keys that say what one algorithm is: [DEFAULTS] cannot have them.
+# Keys that define one algorithm: [DEFAULTS] cannot have them.
 OWN_KEYS = ("backend", "model", "route", "weight", "warmup", "user_config", "batch_size", "batch_wait")
 ENV = "env."
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load(path: Path, file: str | None = None) -> tuple[Conf, str]:
     """Read a conf.ini from disk.
 
     Args:
-        path: where it lies.
+        path: the file.
         file: its name in messages; None takes the path.
 
     Returns:
@@ -40,7 +42,11 @@ def load(path: Path, file: str | None = None) -> tuple[Conf, str]:
 
 
 def read(path: Path, file: str | None = None) -> str:
-    """The text of a conf.ini, unchecked.
+    """Return the text of a conf.ini, unchecked.
+
+    Args:
+        path: the file.
+        file: its name in messages; None takes the path.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
@@ -68,85 +74,26 @@ def parse(text: str, file: str = "conf.ini") -> Conf:
     Raises:
         UserError: with every problem found, each naming file, section and key.
     """
-    parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=", ":"), default_section="\0none"
-    )
-    parser.optionxform = str  # type: ignore[assignment, method-assign] # keys are case-sensitive, as in the original
-    try:
-        parser.read_string(text, source=file)
-    except configparser.Error as error:
-        raise UserError(_syntax_problem(error, text, file)) from None
-
+    ini = _read_ini(text, file)
     problems: list[Problem] = []
-    server = Server()
-    if SERVER_SECTION not in parser:
-        problems.append(
-            Problem(f"the section [{SERVER_SECTION}] is missing", f"Begin with [{SERVER_SECTION}] and port = 666", file)
-        )
-    else:
-        server = _validated(Server, dict(parser[SERVER_SECTION]), file, SERVER_SECTION, problems, {}) or server
-    inherited = _defaults(parser, file, problems)
-    sections = []
-    for title in parser.sections():
-        if title in (SERVER_SECTION, DEFAULTS_SECTION):
-            continue
-        name = title.removeprefix(SECTION_PREFIX)
-        if name == title or not name.isidentifier():
-            problems.append(_unknown_section(title, file))
-            continue
-        own = dict(parser[title])
-        section = _validated(Section, {**inherited, **own}, file, title, problems, {"name": name})
-        if section is not None and section.enabled:
-            sections.append(section)
-        if section is not None:
-            # What [DEFAULTS] has wrong by itself is one problem, however many sections have it.
-            found = _contradictions(section, {title: own, DEFAULTS_SECTION: inherited}, file)
-            problems += [one for one in found if one not in problems]
-    problems += _shares(sections, file)
+    server = _server(ini, file, problems)
+    inherited = _defaults(ini, file, problems)
+    sections = _sections(ini, inherited, file, problems)
+    problems += _route_problems(sections, file)
     if problems:
         raise UserError(problems)
     return Conf(port=server.port, sections=tuple(sections))
 
 
-def _defaults(parser: configparser.ConfigParser, file: str, problems: list[Problem]) -> dict[str, str]:
-    """The values of [DEFAULTS] that are sound; what is not is a problem of its own, not one of every section."""
-    if DEFAULTS_SECTION not in parser:
-        return {}
-    written = dict(parser[DEFAULTS_SECTION])
-    found = [
-        Problem("cannot have a default", "Write it in the sections it belongs to", file, DEFAULTS_SECTION, key)
-        for key in OWN_KEYS
-        if written.pop(key, None) is not None
-    ]
-    fields = {key: Section.model_fields[key] for key in ("name", *OWN_KEYS)}
-    others = {key: "x" if field.is_required() else field.default for key, field in fields.items()}
-    _validated(Section, dict(written), file, DEFAULTS_SECTION, found, others)
-    problems += found
-    return {key: value for key, value in written.items() if key not in {problem.key for problem in found}}
-
-
-def _contradictions(section: Section, written: dict[str, dict[str, str]], file: str) -> Iterable[Problem]:
-    """Name each contradiction where one of its keys is written: in the first place of ``written`` that has one."""
-    for found in rules.contradictions(section, next(iter(written.values()))):
-        places = [(title, key) for title, own in written.items() for key in found.keys if key in own]
-        yield Problem(found.message, found.fix, file, *places[0])
-
-
-def _environment(written: dict[str, str], at: Problem, problems: list[Problem]) -> dict[str, str]:
-    """Take the ``env.<NAME>`` keys out of a section: the variables by name."""
-    variables = {}
-    for key in [key for key in written if key.startswith(ENV)]:
-        name, value = key.removeprefix(ENV), written.pop(key)
-        problem = values.variable_problem(name, value)
-        if problem:
-            problems.append(Problem(problem, "Choose another name", at.file, at.section, key))
-        else:
-            variables[name] = value
-    return variables
-
-
 def parse_unless_template(text: str, file: str) -> Conf | None:
-    """Read a conf.ini that Ansible may not have rendered yet; None for a template that says nothing without that.
+    """Read a conf.ini that Ansible may not have rendered yet.
+
+    Args:
+        text: its content.
+        file: its name in messages.
+
+    Returns:
+        The checked configuration; None for a template that cannot be read before it is rendered.
 
     Raises:
         UserError: it is no template, and has problems.
@@ -159,55 +106,124 @@ def parse_unless_template(text: str, file: str) -> Conf | None:
         raise
 
 
+def _read_ini(text: str, file: str) -> configparser.ConfigParser:
+    ini = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=", ":"), default_section="\0none"
+    )
+    ini.optionxform = str  # type: ignore[assignment, method-assign] # keys are case-sensitive, as in the original
+    try:
+        ini.read_string(text, source=file)
+    except configparser.Error as error:
+        raise UserError(_syntax_problem(error, text, file)) from None
+    return ini
+
+
+def _server(ini: configparser.ConfigParser, file: str, problems: list[Problem]) -> Server:
+    if SERVER_SECTION not in ini:
+        message = f"the section [{SERVER_SECTION}] is missing"
+        problems.append(Problem(message, f"Begin with [{SERVER_SECTION}] and port = 666", file))
+        return Server()
+    location = Location(file, SERVER_SECTION)
+    return _validated(Server, dict(ini[SERVER_SECTION]), location, problems, {}) or Server()
+
+
+def _sections(
+    ini: configparser.ConfigParser, inherited: dict[str, str], file: str, problems: list[Problem]
+) -> list[Section]:
+    """Return the enabled sections of algorithms that are valid."""
+    sections = []
+    for title in ini.sections():
+        if title in (SERVER_SECTION, DEFAULTS_SECTION):
+            continue
+        name = title.removeprefix(SECTION_PREFIX)
+        if name == title or not name.isidentifier():
+            problems.append(_unknown_section(Location(file, title)))
+            continue
+        own = dict(ini[title])
+        section = _validated(Section, {**inherited, **own}, Location(file, title), problems, {"name": name})
+        if section is None:
+            continue
+        # A contradiction of [DEFAULTS] is reported once, however many sections inherit it.
+        contradictions = _contradictions(section, {title: own, DEFAULTS_SECTION: inherited}, file)
+        problems += [problem for problem in contradictions if problem not in problems]
+        if section.enabled:
+            sections.append(section)
+    return sections
+
+
+def _defaults(ini: configparser.ConfigParser, file: str, problems: list[Problem]) -> dict[str, str]:
+    """Return the valid values of [DEFAULTS]. An invalid one is one problem, not one of each section."""
+    if DEFAULTS_SECTION not in ini:
+        return {}
+    location = Location(file, DEFAULTS_SECTION)
+    written = dict(ini[DEFAULTS_SECTION])
+    invalid = [
+        location.at(key).problem("cannot have a default", "Write it in the sections it belongs to")
+        for key in OWN_KEYS
+        if written.pop(key, None) is not None
+    ]
+    fields = {key: Section.model_fields[key] for key in ("name", *OWN_KEYS)}
+    others = {key: "x" if field.is_required() else field.default for key, field in fields.items()}
+    _validated(Section, dict(written), location, invalid, others)
+    problems += invalid
+    return {key: value for key, value in written.items() if key not in {problem.key for problem in invalid}}
+
+
+def _contradictions(section: Section, written: dict[str, dict[str, str]], file: str) -> Iterable[Problem]:
+    """Yield each contradiction at the first of ``written``'s sections that has one of its keys."""
+    own = next(iter(written.values()))
+    for contradiction in rules.contradictions(section, own):
+        locations = [
+            Location(file, title, key) for title, keys in written.items() for key in contradiction.keys if key in keys
+        ]
+        yield locations[0].problem(contradiction.message, contradiction.fix)
+
+
+def _environment(written: dict[str, str], location: Location, problems: list[Problem]) -> dict[str, str]:
+    """Remove the ``env.<NAME>`` keys from a section and return the variables by name."""
+    variables = {}
+    for key in [key for key in written if key.startswith(ENV)]:
+        name, value = key.removeprefix(ENV), written.pop(key)
+        message = values.variable_problem(name, value)
+        if message:
+            problems.append(location.at(key).problem(message, "Choose another name"))
+        else:
+            variables[name] = value
+    return variables
+
+
 def _validated(
-    model: type[BaseModel],
+    model: type[M],
     written: dict[str, str],
-    file: str,
-    title: str,
+    location: Location,
     problems: list[Problem],
     fixed: Mapping[str, Any],
-) -> Any:
+) -> M | None:
+    """Return a section as ``model``, or None after adding its problems.
+
+    Args:
+        model: the class of the section.
+        written: the section's keys and values; unknown keys are removed.
+        location: the section.
+        problems: gets what is wrong.
+        fixed: values of fields that are not keys of the section.
+    """
     known = [key for key in model.model_fields if key not in fixed]
     if "env" in known:
         known.remove("env")
-        variables = _environment(written, Problem("", "", file, title), problems)
+        variables = _environment(written, location, problems)
         fixed = {**fixed, "env": variables} if variables else fixed
-    for key in list(written):
-        if key not in known:
-            near = difflib.get_close_matches(key.lower(), known, n=1)
-            names = [model.model_fields[name].title or name for name in model.model_fields if name not in fixed]
-            fix = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(names)}"
-            problems.append(Problem("unknown key", fix, file, title, key))
-            del written[key]
+    for key in [key for key in written if key not in known]:
+        near = difflib.get_close_matches(key.lower(), known, n=1)
+        names = [model.model_fields[name].title or name for name in model.model_fields if name not in fixed]
+        fix = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(names)}"
+        problems.append(location.at(key).problem("unknown key", fix))
+        del written[key]
     try:
         return model.model_validate({**written, **fixed})
     except ValidationError as error:
-        for detail in error.errors():
-            key = str(detail["loc"][0]) if detail["loc"] else ""
-            problems.append(_value_problem(detail, written.get(key, ""), Problem("", "", file, title, key)))
-    return None
-
-
-def _value_problem(detail: Any, value: str, at: Problem) -> Problem:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "missing":
-        message, fix = "is missing", f"Add a line '{at.key} = ...' to the section"
-    elif kind == "value_error":
-        message, fix = str(context["error"]), ""
-    elif kind in ("int_parsing", "float_parsing", "int_from_float"):
-        number = "whole number" if kind.startswith("int") else "number"
-        message, fix = f"'{value}' is not a {number}", f"Write a {number}"
-    elif kind == "bool_parsing":
-        message, fix = f"'{value}' is neither true nor false", "Write true or false"
-    elif kind == "literal_error":
-        message, fix = f"'{value}' is not known", f"Write {context['expected']}"
-    elif {"gt", "ge", "le"} & set(context):
-        words = {"gt": "more than", "ge": "at least", "le": "at most"}
-        bound = " and ".join(f"{words[limit]} {context[limit]}" for limit in words if limit in context)
-        message, fix = f"{value} is out of range", f"It must be {bound}"
-    else:
-        message, fix = f"'{value}': {detail['msg']}", ""
-    return Problem(message, fix, at.file, at.section, at.key)
+        problems += validation_problems(error, location, written)
+        return None
 
 
 def _syntax_problem(error: configparser.Error, text: str, file: str) -> Problem:
@@ -228,7 +244,8 @@ def _syntax_problem(error: configparser.Error, text: str, file: str) -> Problem:
     return Problem(str(error), "", file)
 
 
-def _unknown_section(title: str, file: str) -> Problem:
+def _unknown_section(location: Location) -> Problem:
+    title = location.section
     near = difflib.get_close_matches(title, [SERVER_SECTION, DEFAULTS_SECTION, SECTION_PREFIX], n=1, cutoff=0.7)
     if title.lower().startswith(SECTION_PREFIX):
         fix = "Write [algopkg.<Name>], <Name> being the directory under algopkg/: letters, digits and '_'"
@@ -236,11 +253,11 @@ def _unknown_section(title: str, file: str) -> Problem:
         fix = f"Did you mean [{near[0]}]?"
     else:
         fix = f"Sections are [{SERVER_SECTION}], [{DEFAULTS_SECTION}] and [algopkg.<Name>]"
-    return Problem("unknown section", fix, file, title)
+    return location.problem("unknown section", fix)
 
 
-def _shares(sections: Iterable[Section], file: str) -> list[Problem]:
+def _route_problems(sections: Iterable[Section], file: str) -> list[Problem]:
     return [
-        Problem(one.message, one.fix, file, SECTION_PREFIX + one.section.name, one.key)
-        for one in routes.mistakes(sections)
+        Location(file, SECTION_PREFIX + conflict.section.name, conflict.key).problem(conflict.message, conflict.fix)
+        for conflict in routes.conflicts(sections)
     ]

@@ -75,8 +75,8 @@ class Served(BaseModel):
         return self.model_copy(update={"routes": routes})
 
 
-class Mistake(NamedTuple):
-    """What is wrong with a section's share of its route, at which key, and the way out."""
+class Conflict(NamedTuple):
+    """Sections of one route whose weights contradict each other: the section and key to change, and the fix."""
 
     section: Section
     key: str
@@ -95,7 +95,7 @@ def picking(name: str) -> dict[str, str]:
 
 
 def routes_of(sections: Iterable[Section]) -> Routes:
-    """The routes that sections ask for; those of one route must not contradict each other (:func:`mistakes`)."""
+    """The routes that sections ask for; those of one route must not contradict each other (:func:`conflicts`)."""
     routes = {}
     for route, group in _groups(sections).items():
         given = sum(section.weight or 0 for section in group)
@@ -120,22 +120,22 @@ def plain(prefixes: Mapping[str, str]) -> Routes:
     return {prefix.strip("/"): (Share(name=name, prefix=prefix),) for name, prefix in prefixes.items()}
 
 
-def mistakes(sections: Iterable[Section]) -> Iterator[Mistake]:
-    """Find sections that cannot have the shares they ask for."""
+def conflicts(sections: Iterable[Section]) -> Iterator[Conflict]:
+    """Yield the contradictions between the weights of sections that have one route."""
     for route, group in _groups(sections).items():
         first, last = group[0], group[-1]
         open_ones = [section for section in group if section.weight is None]
         given = sum(section.weight or 0 for section in group)
         if len(open_ones) > 1:
             fix = "Give each algorithm a route of its own, or share it: 'weight = 10' gives this one 10 of 100 requests"
-            yield Mistake(open_ones[1], "route", f"'{route}' is the route of [algopkg.{open_ones[0].name}] too", fix)
+            yield Conflict(open_ones[1], "route", f"'{route}' is the route of [algopkg.{open_ones[0].name}] too", fix)
         elif open_ones and len(group) > 1 and given >= WHOLE:
             message = f"the weights of '{route}' add up to {given} and leave nothing of {WHOLE} to {open_ones[0].name}"
             other = last if last is not open_ones[0] else first
-            yield Mistake(other, "weight", message, f"Lower it, or give [algopkg.{open_ones[0].name}] a weight, too")
+            yield Conflict(other, "weight", message, f"Lower it, or give [algopkg.{open_ones[0].name}] a weight, too")
         elif not open_ones and not given:
             what = "its weight is 0" if len(group) == 1 else "all its weights are 0"
-            yield Mistake(last, "weight", f"nobody would answer '{route}': {what}", "Give a section more than 0")
+            yield Conflict(last, "weight", f"nobody would answer '{route}': {what}", "Give a section more than 0")
 
 
 def _groups(sections: Iterable[Section]) -> dict[str, list[Section]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 
 from modelserve.deploy.releases import Releases
-from modelserve.environments.build import Environments
+from modelserve.environments.resolve import EnvironmentResolver
 from modelserve.serve.application import Applications
 from modelserve.settings import Settings
 from modelserve.store import distribute, manifest
@@ -37,7 +37,7 @@ class Publisher:
         Returns:
             The paths below the store that stay.
         """
-        base = str(Environments(self._settings, self._store).base().path.relative_to(self._store.root))
+        base = str(EnvironmentResolver(self._settings, self._store).base().path.relative_to(self._store.root))
         paths = [base, *(path for applications in needed for path in manifest.paths_of(applications, self._store))]
         complete = dict.fromkeys(path for path in paths if (self._store.root / path).exists())
         stay = dict.fromkeys([*complete, *manifest.paths_of(kept or {}, self._store)])

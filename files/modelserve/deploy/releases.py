@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from modelserve.config.routes import Served, plain
 from modelserve.errors import Problem, UserError
 from modelserve.serve.application import Application, deploy_document
+from modelserve.util import clock
 from modelserve.util.files import write_atomically
 
 FIX_DAMAGED = "Restore the file from a backup, or delete it: then its code, environments and models are not kept"
@@ -180,7 +180,7 @@ class Releases:
         """
         numbers = self.numbers()
         number = numbers[-1] + 1 if numbers else 1
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        now = clock.utc_now()
         release = Release(number, now, user(), target, tuple(changes), rollback_of)
         # Environment variables of a section may be secret.
         write_atomically(self._directory / f"{number}.json", json.dumps(release.as_dict(), indent=1) + "\n", 0o600)

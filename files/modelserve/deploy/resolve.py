@@ -10,7 +10,8 @@ from modelserve.config import parser, project
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
 from modelserve.deploy.releases import Target
-from modelserve.environments.build import Environment, Environments
+from modelserve.environments.build import EnvironmentBuilder
+from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import UserError
 from modelserve.models import zoo
 from modelserve.serve.application import Application
@@ -73,9 +74,9 @@ class Resolver:
         models = {name for section in conf.sections for name in section.model}
         verified = self._store.root / "signatures.json"
         zoo.require_described(self._settings.model_zoo, models, self._store.sha256, verified)
-        builder = Environments(self._settings, self._store)
+        resolver = EnvironmentResolver(self._settings, self._store)
         environments = {
-            section.name: builder.of_package(section.name, self._package(section)) for section in conf.sections
+            section.name: resolver.of_package(section.name, self._package(section)) for section in conf.sections
         }
         applications = {
             section.name: self._application(section, environments[section.name]) for section in conf.sections
@@ -95,7 +96,8 @@ class Resolver:
         Raises:
             UserError: an environment cannot be built, or a model was written to meanwhile.
         """
-        builder = Environments(self._settings, self._store)
+        resolver = EnvironmentResolver(self._settings, self._store)
+        builder = EnvironmentBuilder(self._settings, self._store, resolver)
         for environment in resolved.environments.values():
             builder.build(environment, self._progress)
         for section in resolved.conf.sections:

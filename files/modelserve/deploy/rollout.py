@@ -171,10 +171,10 @@ class Rollout:
     def _watch(self, change: Change, target: Applications, earlier: Statuses, expected: bool) -> _Watch:
         application = target[change.name]
         # Replicas that crash soon after their start show within min_ready_seconds.
-        min_ready_s = self._settings.watch_s if change.needs_new_replicas else 0
+        min_ready_s = self._settings.min_ready_seconds if change.needs_new_replicas else 0
         thresholds = Thresholds(min_ready=round(min_ready_s / POLL_S), once=expected)
         probe = ApplicationProbe(application, change.needs_new_replicas, earlier.get(change.name), thresholds)
-        return _Watch(application, probe, SchedulingTimer(self._settings.room_timeout_s))
+        return _Watch(application, probe, SchedulingTimer(self._settings.scheduling_timeout_s))
 
     def _unschedulable(self, watch: _Watch, statuses: Statuses) -> str:
         """Return what a replica that has waited for the scheduling timeout is missing; else empty."""

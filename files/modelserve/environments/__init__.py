@@ -1,1 +1,1 @@
-"""Conda environments of algorithms: resolve, build and fill them."""
+"""Conda environments of algorithms: resolve them, build them, fill them."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelserve.config.routes import Served
 from modelserve.errors import Problem, UserError
 from modelserve.util.files import write_atomically
-from modelserve.util.http import opener_here
+from modelserve.util.http import local_opener
 
 HEALTH_PATH = "/healthz"
 # Header of /healthz: the version of the configuration that answers.
@@ -159,7 +159,7 @@ class Proxy:
             raise UserError("the gateway has no configuration yet", "Apply conf.ini")
         url = written.url + HEALTH_PATH
         try:
-            opener_here().open(url, timeout=5).close()
+            local_opener().open(url, timeout=5).close()
         except urllib.error.HTTPError as error:
             raise UserError(f"the gateway answers {error.code}: it reaches no Serve ingress") from None
         except OSError as error:

@@ -22,7 +22,7 @@ from modelserve.errors import UserError
 from modelserve.gateway.haproxy import HEALTH_PATH, VERSION_HEADER, Configuration, reachable, url_of
 from modelserve.settings import RemoteGateway, Settings
 from modelserve.util.files import write_atomically
-from modelserve.util.http import opener_here
+from modelserve.util.http import local_opener
 
 Progress = Callable[[str], None]
 DIRECTORY = "gateways"  # below the store
@@ -129,7 +129,7 @@ def _public_address(gateway: RemoteGateway) -> str:
 def _version(url: str) -> str | None:
     """Return the version of the configuration that answers; None where none does."""
     try:
-        with opener_here().open(url, timeout=2) as response:
+        with local_opener().open(url, timeout=2) as response:
             return str(response.headers.get(VERSION_HEADER, ""))
     except urllib.error.HTTPError as error:  # the gateway is up, and reaches no ingress
         return str(error.headers.get(VERSION_HEADER, ""))

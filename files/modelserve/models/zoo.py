@@ -26,7 +26,7 @@ import yaml
 from pydantic import ValidationError
 
 from modelserve import hashing
-from modelserve.errors import Problem, UserError
+from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.models import signatures
 from modelserve.models.entry import Model
 
@@ -55,9 +55,7 @@ def read(directory: Path) -> list[Model]:
             models.append(Model.model_validate(entry))
         except ValidationError as error:
             name = entry.get("file", f"entry {number}") if isinstance(entry, dict) else f"entry {number}"
-            for detail in error.errors():
-                key = ".".join(map(str, detail["loc"]))
-                problems.append(Problem(detail["msg"].removeprefix("Value error, "), "", shown, str(name), key))
+            problems += validation_problems(error, Location(shown, str(name)))
     for name, count in Counter(model.file for model in models).items():
         if count > 1:
             problems.append(Problem("is described twice", "Remove one", shown, name))

@@ -14,9 +14,8 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from modelserve.config.routes import prefix_of
 from modelserve.errors import Problem, UserError
@@ -28,7 +27,6 @@ INTERNAL = "modelserve"
 PREFIX = "ms_"
 SHORTEST = 20  # characters of a key of the inventory
 EVERYTHING = "*"
-OLD_NAME, NEW_NAME = "at_once", "max_concurrent"
 NAMES = "Use letters, digits, '.', '_' and '-', 63 at most; 'modelserve' is taken"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -51,16 +49,9 @@ class Key(BaseModel):
     sha256: str
     algorithms: tuple[str, ...] = ()
     rate: int | None = None
-    max_concurrent: int | None = None
+    # Keys of modelserve 0.1 have the former name.
+    max_concurrent: int | None = Field(None, validation_alias=AliasChoices("max_concurrent", "at_once"))
     created: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename(cls, document: Any) -> Any:
-        """Read keys of modelserve 0.1, which called ``max_concurrent`` ``at_once``."""
-        if isinstance(document, dict) and OLD_NAME in document and NEW_NAME not in document:
-            return {NEW_NAME if name == OLD_NAME else name: value for name, value in document.items()}
-        return document
 
 
 _KEYS = TypeAdapter(list[Key])

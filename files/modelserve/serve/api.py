@@ -12,11 +12,11 @@ from typing import Any
 from modelserve.errors import Problem, UserError
 from modelserve.serve.status import ApplicationStatus, statuses_of
 from modelserve.settings import Settings
+from modelserve.util.http import direct_opener
 
 TIMEOUT_S = 60
 NAME_LABEL = "modelserve.node"  # the label of a Ray node that holds its inventory name
-# No proxy: Ray is on this machine.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = direct_opener()
 
 
 class RayAPI:

@@ -1,10 +1,13 @@
-"""Files: replace one atomically, copy one without reading it twice."""
+"""Files: copy one, replace one atomically, lock one."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,16 +25,32 @@ def copy(source: Path, target: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file's content so that a reader sees the old or the new, never a part."""
+    """Replace a file's content. A reader sees the old content or the new one, never a part.
+
+    Args:
+        path: the file; its directory is made where it is missing.
+        text: the new content.
+        mode: the file's permissions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(descriptor, mode)
             stream.write(text)
             stream.flush()
             os.fsync(descriptor)
-        os.replace(aside, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(aside)
+        temporary.unlink()
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; wait while another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,4 +1,4 @@
-"""How is the gateway asked on its own host?"""
+"""HTTP clients for this cluster's own services, which no proxy stands before."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import ssl
 import urllib.request
 
 
-def context_here() -> ssl.SSLContext:
-    """For connections to the gateway on its own host: whose certificate it shows is no question there."""
+def direct_opener() -> urllib.request.OpenerDirector:
+    """Return an opener that ignores the environment's proxies."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def local_opener() -> urllib.request.OpenerDirector:
+    """Return an opener for the gateway on this host, as :func:`direct_opener`, over any certificate."""
+    https = urllib.request.HTTPSHandler(context=local_context())
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
+
+
+def local_context() -> ssl.SSLContext:
+    """Return TLS settings for connections to the gateway on this host.
+
+    They accept every certificate: it names the address that clients use, not this one.
+    """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
-
-
-def opener_here() -> urllib.request.OpenerDirector:
-    """Opens URLs of the gateway on its own host, past any proxy."""
-    context = context_here()
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
