@@ -45,7 +45,9 @@ lint: venv-dev
 	$(BIN)/shellcheck scripts/*.sh scripts/modelserve files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
 
-unit: venv-dev
+unit: venv-dev # some tests run a real rsync daemon; without rsync they would be skipped
+	@command -v rsync >/dev/null || { echo "step: installing rsync"; apt-get update -q >/dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rsync >/dev/null; }
 	$(BIN)/pytest -q -n 3 test/unit
 
 test: check ## Check, and the essential proof on one real machine and on a cluster of real hosts

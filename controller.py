@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Applies conf.ini to the running cluster. Runs on the head, inside the container, from any directory:
+"""Apply conf.ini to the running cluster.
+
+This runs on the head, inside the container, from any directory:
 
 docker exec modelserve_head python controller.py
 """

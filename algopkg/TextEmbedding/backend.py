@@ -19,8 +19,10 @@ class Sentences(pydantic.BaseModel):
 
 
 class TextEmbedding(modelserve.AlgoBackend):
-    """Answers ``{"sentence": s}`` with its embedding, 384 numbers of length 1, and ``{"sentences": [a, b]}`` with
-    the cosine similarity of the two, from -1 to 1."""
+    """Return the embedding of a sentence or the cosine similarity of two.
+
+    ``{"sentence": s}`` gives 384 numbers of length 1, ``{"sentences": [a, b]}`` a similarity from -1 to 1.
+    """
 
     threads = 2  # one batch is computed beside another; the model allows it
 

@@ -1,4 +1,4 @@
-"""Makes one archive of the hosts' parts of a diagnosis and says where it is. Changes no host.
+"""Make one archive of the hosts' parts of a diagnosis and show its path. Changes no host.
 
 - diagnose_archive:
     dest: .                 # directory on the operator's machine
@@ -15,7 +15,10 @@ import platform
 import re
 import tarfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import IO, Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -32,7 +35,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Write the archive; show a line per host, and the archive's path as the run's last line."""
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
@@ -44,7 +47,7 @@ class ActionModule(ActionBase):
         )
         name = time.strftime("modelserve-diagnose-%Y%m%dT%H%M%SZ", time.gmtime())
         path = Path(options["dest"]).expanduser().absolute() / f"{name}.tar.gz"
-        rows = [(host, *_verdict(part)) for host, part in zip(options["hosts"], options["parts"], strict=True)]
+        rows = [(host, *_outcome(part)) for host, part in zip(options["hosts"], options["parts"], strict=True)]
         text = _summary(name, rows)
         parts = {
             host: part["part"] for host, part in zip(options["hosts"], options["parts"], strict=True) if "part" in part
@@ -64,7 +67,7 @@ class ActionModule(ActionBase):
             ) from None
         finally:
             for part in parts.values():
-                os.unlink(part)
+                Path(part).unlink()
         display.display(text.rstrip())
         size = path.stat().st_size
         line = f"{path} ({size / 2**20:.1f} MiB)" if size >= 2**20 else f"{path} ({-(-size // 1024)} KiB)"
@@ -73,8 +76,8 @@ class ActionModule(ActionBase):
         return {"changed": False, "path": str(path), "size": size, "ansible_stats": stats}
 
 
-def _verdict(part):
-    """A host's state in a word, and what there is to say."""
+def _outcome(part: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a host's state in a word, and its details."""
     if part.get("unreachable"):
         return "unreachable", _first_line(part.get("msg"))
     if "part" not in part:
@@ -84,33 +87,35 @@ def _verdict(part):
     return "collected", part["headline"]
 
 
-def _first_line(message):
-    """A message's first line without secrets: it comes from a host that could not take them out itself."""
+def _first_line(message: object) -> str:
+    """Return a message's first line without secrets: it comes from a host that could not remove them itself."""
     lines = str(message or "no reason given").strip().splitlines() or ["no reason given"]
-    return _redactor().text(lines[0].removeprefix("Task failed: "))[:300]
+    return str(_redact_module().Redactor().text(lines[0].removeprefix("Task failed: ")))[:300]
 
 
-def _redactor():
+def _redact_module() -> ModuleType:
     file = Path(__file__).parents[1] / "module_utils" / "modelserve_redact.py"
     spec = importlib.util.spec_from_file_location("modelserve_redact", file)
+    if spec is None or spec.loader is None:
+        raise AnsibleActionFail(f"cannot load {file}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Redactor()
+    return module
 
 
-def _summary(name, rows):
-    """One screen about the cluster: a line per host."""
+def _summary(name: str, rows: Sequence[tuple[str, str, str]]) -> str:
+    """Return a summary of the cluster: a line per host."""
     missing = [host for host, state, _ in rows if state in ("unreachable", "failed")]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name}: {len(rows) - len(missing)} of {len(rows)} hosts answered"]
-    lines += [f"  {host:<{widths[0]}}  {state:<{widths[1]}}  {said}" for host, state, said in rows]
+    lines += [f"  {host:<{widths[0]}}  {state:<{widths[1]}}  {details}" for host, state, details in rows]
     lines += [f"Nothing is in the archive of: {', '.join(missing)}"] if missing else []
     lines += ["Each host has a directory with a summary.txt of its own."]
     return "\n".join(lines) + f"\nCollected by ansible-core {ansible_version}, Python {platform.python_version()}.\n"
 
 
-def _write(stream, name, text, parts):
-    """The archive: the summary, then each host's files below a directory of its name."""
+def _write(stream: IO[bytes], name: str, text: str, parts: Mapping[str, str]) -> None:
+    """Write the archive: the summary, then each host's files below a directory of its name."""
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
         entry = tarfile.TarInfo(f"{name}/summary.txt")
         entry.size, entry.mode, entry.mtime = len(text.encode()), 0o600, int(time.time())

@@ -1,4 +1,4 @@
-"""Shows rows as a table, as wide as they need. Changes nothing.
+"""Show rows as a table, as wide as its cells. Changes nothing.
 
 - show_table:
     title: Checks of head
@@ -7,6 +7,8 @@
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -21,7 +23,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Print the table."""
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(

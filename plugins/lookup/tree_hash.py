@@ -1,4 +1,4 @@
-"""Hashes a directory's content: names, executable bits and bytes of its files; caches and times do not count."""
+"""Hash a directory's content: names, executable bits and bytes of its files, without caches and times."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ options:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from ansible.plugins.lookup import LookupBase
 
@@ -24,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "files"))
 class LookupModule(LookupBase):
     """The lookup ``tree_hash``."""
 
-    def run(self, terms, variables=None, **kwargs):
-        """One hash per directory."""
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
+        """Return one hash per directory."""
         from modelserve import hashing
 
         return [hashing.of_tree(Path(term)) for term in terms]

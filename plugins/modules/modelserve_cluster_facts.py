@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What a worker has to know of its cluster, read on the head."""
+"""Read on the head the facts of the cluster that a worker needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: modelserve_cluster_facts
 short_description: The cluster's token and the image its head runs
 description:
-  - Runs on the head. Both are empty where there is no cluster yet. Changes nothing.
+  - Runs on the head. Both are empty before the first installation. Changes nothing.
   - The result holds the token; use C(no_log).
 options:
   home:
@@ -38,24 +38,22 @@ image:
 
 import json
 import os
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 
-def read(path):
-    """A file's text, empty where there is none."""
-    if not os.path.exists(path):
-        return ""
-    with open(path, encoding="utf-8") as stream:
-        return stream.read()
+def read(path: Path) -> str:
+    """Return a file's text; empty where it does not exist."""
+    return path.read_text(encoding="utf-8") if os.path.exists(path) else ""
 
 
-def main():
-    """Answer Ansible."""
+def main() -> None:
+    """Run the module."""
     module = AnsibleModule(argument_spec={"home": {"type": "str", "required": True}}, supports_check_mode=True)
-    home = module.params["home"]
-    manifest = json.loads(read(os.path.join(home, "store", "manifest.json")) or "{}")
-    token = read(os.path.join(home, "secrets", "ray_token")).strip()
+    home = Path(module.params["home"])
+    manifest = json.loads(read(home / "store" / "manifest.json") or "{}")
+    token = read(home / "secrets" / "ray_token").strip()
     module.exit_json(changed=False, token=token, image=manifest.get("versions", {}).get("image", ""))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""A host's nftables table of modelserve's: loaded, kept over reboots, taken back when it cuts Ansible off."""
+"""Load modelserve's nftables table, keep it over reboots, and roll it back when it locks Ansible out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ DOCUMENTATION = r"""
 module: modelserve_firewall
 short_description: Load modelserve's own nftables table
 description:
-  - Keeps one table, C(inet modelserve), beside whatever other tables there are; C(nft flush ruleset) is never used.
-  - New rules are taken back by the host itself unless O(state=confirmed) follows in time, over a new connection.
+  - Manages one table, C(inet modelserve). Other tables are not changed; C(nft flush ruleset) is never used.
+  - The host itself rolls new rules back unless O(state=confirmed) follows in time, over a new connection.
   - Where systemd runs, a unit loads the rules at boot and whenever nftables is restarted.
 options:
   state:
     description:
-      - V(loaded) loads O(rules); V(confirmed) keeps what was loaded; V(admitted) adds O(addresses) to the cluster's in
-        place, V(dismissed) removes them; V(absent) removes table, file and unit.
+      - V(loaded) loads O(rules); V(confirmed) keeps the loaded rules; V(admitted) adds O(addresses) to the allowed
+        peers in place, V(dismissed) removes them; V(absent) removes table, file and unit.
     type: str
     choices: [loaded, confirmed, admitted, dismissed, absent]
     default: loaded
@@ -28,7 +28,7 @@ options:
     elements: str
     default: []
   timeout:
-    description: Seconds after which unconfirmed rules are taken back.
+    description: Seconds after which unconfirmed rules are rolled back.
     type: int
     default: 30
 author: modelserve
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 pending:
-  description: Whether the rules wait to be confirmed.
+  description: Whether the rules must be confirmed.
   returned: state loaded
   type: bool
 """
@@ -52,6 +52,9 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -62,7 +65,7 @@ PENDING = f"{DIRECTORY}/firewall.pending"
 UNIT = "modelserve-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 TABLE = "inet modelserve"
-# Ours come after those of the system, and again when it restarts: that flushes all tables.
+# The table is loaded after those of the system, and again when nftables restarts: that flushes all tables.
 UNIT_TEXT = f"""# Written by modelserve.
 [Unit]
 Description=modelserve's firewall: the table {TABLE}
@@ -83,8 +86,8 @@ ExecStop=-/usr/sbin/nft delete table {TABLE}
 [Install]
 WantedBy=sysinit.target nftables.service
 """
-# Runs apart from Ansible: whatever becomes of the connection, it ends with the rules confirmed or taken back.
-TAKE_BACK = f"""
+# Runs detached from Ansible: it ends with the rules confirmed or rolled back, even if the connection is lost.
+ROLL_BACK = f"""
 sleep "$1"
 [ -e {PENDING} ] || exit 0
 if [ -e {BEFORE} ]; then
@@ -98,110 +101,115 @@ rm -f {PENDING}
 """
 
 
-def read(path):
-    """A file's text, or None."""
+def read(path: str) -> str | None:
+    """Return a file's text, or None where it does not exist."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read()
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
 
-def write(path, text):
-    """Replace a file so that nobody sees a part of it."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with open(f"{path}.new", "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(f"{path}.new", path)
+def write(path: str, text: str) -> None:
+    """Replace a file atomically."""
+    Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = Path(f"{path}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
-def remove(*paths):
-    """Remove files that may not be there."""
+def remove(*paths: str) -> None:
+    """Remove the files that exist."""
     for path in paths:
         if os.path.exists(path):
-            os.unlink(path)
+            Path(path).unlink()
 
 
-def with_elements(rules, name, addresses, admit):
-    """Rules whose set ``name`` has these addresses too, or has them no more; sorted, as the template has them."""
+def with_elements(rules: str, name: str, addresses: Iterable[str], admit: bool) -> str:
+    """Return the rules with these addresses added to the set ``name``, or removed; sorted as in the template."""
     block = re.search(rf"set {name} \{{\n *type \w+\n(?: *elements = \{{([^}}]*)\}}\n)?", rules)
     if block is None:
         return rules
-    there = {one.strip() for one in (block[1] or "").split(",") if one.strip()}
-    wanted = there | set(addresses) if admit else there - set(addresses)
+    present = {address.strip() for address in (block[1] or "").split(",") if address.strip()}
+    allowed = present | set(addresses) if admit else present - set(addresses)
     head = "\n".join(block[0].splitlines()[:2])
-    elements = f"        elements = {{ {', '.join(sorted(wanted))} }}\n" if wanted else ""
+    elements = f"        elements = {{ {', '.join(sorted(allowed))} }}\n" if allowed else ""
     return rules.replace(block[0], f"{head}\n{elements}")
 
 
 class Firewall:
     """The table of this host."""
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
         self.systemd = os.path.isdir("/run/systemd/system")
 
-    def run(self, *command, check=True):
-        """Run a command; fails the module with its error, if it is to succeed."""
+    def run(self, *command: str, check: bool = True) -> tuple[int, str]:
+        """Return a command's exit code and output; with ``check``, a failure is the module's."""
         code, out, err = self.module.run_command(list(command))
         if check and code != 0:
             self.module.fail_json(msg=f"{' '.join(command)}: {(err or out).strip()}")
         return code, out
 
-    def is_loaded(self):
-        """Whether the table is there."""
+    def require_nft(self) -> str:
+        """Return the path of nft; fail the module where it is not installed."""
+        if self.nft is None:
+            self.module.fail_json(msg="the command nft is missing: install the package nftables")
+        return str(self.nft)
+
+    def is_loaded(self) -> bool:
+        """Return whether the table is loaded."""
         return self.nft is not None and self.run(self.nft, "list", "table", *TABLE.split(), check=False)[0] == 0
 
-    def is_kept(self):
-        """Whether it comes back by itself."""
+    def is_persistent(self) -> bool:
+        """Return whether the table is loaded at boot; without systemd nothing could do that."""
         return not self.systemd or (
             read(UNIT_FILE) == UNIT_TEXT and self.run("systemctl", "-q", "is-enabled", UNIT, check=False)[0] == 0
         )
 
-    def resolved(self, hosts):
-        """The addresses of hosts, given by address or name: IPv4 ones and IPv6 ones."""
-        found = set()
+    def resolved(self, hosts: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return the IPv4 and the IPv6 addresses of hosts, which are named by address or name."""
+        addresses: set[str] = set()
         for host in hosts:
             try:
-                found |= {answer[4][0] for answer in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
+                addresses |= {str(answer[4][0]) for answer in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
             except OSError as error:
                 self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
-        return sorted(one for one in found if ":" not in one), sorted(one for one in found if ":" in one)
+        v6 = {address for address in addresses if ":" in address}
+        return sorted(addresses - v6), sorted(v6)
 
-    def rules(self, template, hosts):
-        """The rules, the cluster's hosts in their places."""
+    def rules(self, template: str, hosts: Iterable[str]) -> str:
+        """Return the rules with the addresses of the cluster's hosts."""
         v4, v6 = self.resolved(hosts)
         rules = template.replace("@PEERS4@", ", ".join(v4)).replace("@PEERS6@", ", ".join(v6))
-        return re.sub(r"\n *elements = \{ *\}", "", rules)  # nft knows no empty list
+        return re.sub(r"\n *elements = \{ *\}", "", rules)  # nft refuses an empty list
 
-    def load(self, rules, timeout):
-        """Load rules, to be confirmed; returns whether that was needed."""
-        if read(FILE) == rules and not os.path.exists(PENDING) and self.is_loaded() and self.is_kept():
+    def load(self, rules: str, timeout: int) -> bool:
+        """Load rules that must be confirmed; return whether anything changes."""
+        if read(FILE) == rules and not os.path.exists(PENDING) and self.is_loaded() and self.is_persistent():
             return False
         if self.module.check_mode:
             return True
-        if self.nft is None:
-            self.module.fail_json(msg="the command nft is missing: install the package nftables")
+        nft = self.require_nft()
         write(f"{FILE}.next", rules)
-        code, _, error = self.module.run_command([self.nft, "-c", "-f", f"{FILE}.next"])
+        code, _, error = self.module.run_command([nft, "-c", "-f", f"{FILE}.next"])
         if code != 0:
             remove(f"{FILE}.next")
             self.module.fail_json(msg=f"nft refuses the rules: {error.strip()}")
         if os.path.exists(FILE) and not os.path.exists(PENDING):
             shutil.copy(FILE, BEFORE)
         write(PENDING, "")
-        self.apart("sh", "-c", TAKE_BACK, "take-back", str(timeout))
-        os.replace(f"{FILE}.next", FILE)
-        self.run(self.nft, "-f", FILE)
+        self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout))
+        Path(f"{FILE}.next").replace(FILE)
+        self.run(nft, "-f", FILE)
         return True
 
-    def confirm(self):
-        """Keep what was loaded."""
+    def confirm(self) -> None:
+        """Keep the loaded rules."""
         if not os.path.exists(PENDING):
             self.module.fail_json(
-                msg="the new rules were taken back: nobody could connect in time. They must let Ansible in: set "
-                "firewall_ssh_ports to the port that sshd listens on here, or modelserve_firewall: false"
+                msg="the new rules were rolled back: Ansible could not connect in time. Set firewall_ssh_ports to the "
+                "port that sshd listens on here, or modelserve_firewall: false"
             )
         if self.systemd:
             write(UNIT_FILE, UNIT_TEXT)
@@ -210,43 +218,43 @@ class Firewall:
             self.run("systemctl", "start", UNIT)
         remove(PENDING, BEFORE)
 
-    def change_addresses(self, addresses, admit):
-        """Add hosts to those that may reach everything, or take them out; returns whether any changed."""
+    def change_addresses(self, addresses: Iterable[str], admit: bool) -> bool:
+        """Add hosts to the allowed peers, or remove them; return whether anything changes."""
         text = read(FILE)
         if text is None:  # no firewall here
             return False
-        changed = text
-        for name, these in zip(("cluster4", "cluster6"), self.resolved(addresses), strict=True):
-            changed = with_elements(changed, name, these, admit)
+        v4, v6 = self.resolved(addresses)
+        changed = with_elements(with_elements(text, "cluster4", v4, admit), "cluster6", v6, admit)
         if changed == text:
             return False
         if not self.module.check_mode:
+            nft = self.require_nft()
             write(FILE, changed)
-            self.run(self.nft, "-f", FILE)
+            self.run(nft, "-f", FILE)
         return True
 
-    def drop(self):
-        """Leave nothing; returns whether there was something."""
-        there = os.path.exists(DIRECTORY) or os.path.exists(UNIT_FILE) or self.is_loaded()
-        if there and not self.module.check_mode:
+    def drop(self) -> bool:
+        """Remove table, files and unit; return whether any of them existed."""
+        exists = os.path.exists(DIRECTORY) or os.path.exists(UNIT_FILE) or self.is_loaded()
+        if exists and not self.module.check_mode:
             if self.systemd and os.path.exists(UNIT_FILE):
                 self.run("systemctl", "-q", "disable", "--now", UNIT, check=False)
                 remove(UNIT_FILE)
                 self.run("systemctl", "daemon-reload")
             if self.is_loaded():
-                self.run(self.nft, "delete", "table", *TABLE.split())
+                self.run(self.require_nft(), "delete", "table", *TABLE.split())
             shutil.rmtree(DIRECTORY, ignore_errors=True)
-        return there
+        return exists
 
-    def apart(self, *command):
-        """Start a command that outlives this connection."""
+    def run_detached(self, *command: str) -> None:
+        """Start a command that continues after this connection ends."""
         if self.systemd:
             self.run("systemd-run", "-q", "--collect", "--", *command)
         else:
             self.module.run_command(["setsid", "-f", *command], close_fds=True)
 
 
-def main():
+def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
@@ -262,7 +270,7 @@ def main():
         supports_check_mode=True,
     )
     firewall = Firewall(module)
-    options = module.params
+    options: dict[str, Any] = module.params
     if options["state"] == "loaded":
         changed = firewall.load(firewall.rules(options["rules"], options["addresses"]), options["timeout"])
         module.exit_json(changed=changed, pending=changed and not module.check_mode)

@@ -32,7 +32,7 @@ def load() -> ModuleType:
 MODULE = load()
 
 
-class Fails(Exception):
+class ModuleError(Exception):
     """What the module said when it gave up."""
 
 
@@ -42,7 +42,7 @@ class Ansible:
     check_mode = False
 
     def fail_json(self, msg: str) -> None:
-        raise Fails(msg)
+        raise ModuleError(msg)
 
 
 def template(**variables: Any) -> str:
@@ -81,7 +81,7 @@ def test_the_clusters_hosts_are_told_apart_by_family() -> None:
 
 
 def test_a_host_without_an_address_is_named() -> None:
-    with pytest.raises(Fails, match=r"no-such-host.invalid has no address here .*set its modelserve_node_ip"):
+    with pytest.raises(ModuleError, match=r"no-such-host.invalid has no address here .*set its modelserve_node_ip"):
         rules(["no-such-host.invalid"])
 
 

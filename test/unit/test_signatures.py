@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +263,10 @@ def certify(zoo: Zoo, name: str, authority: str, usage: bool = True) -> signing.
 
 
 @pytest.fixture
-def authority(zoo: Zoo) -> Iterator[Zoo]:
+def authority(zoo: Zoo) -> Zoo:
     zoo.key("authority")
     zoo.key("stranger")
-    yield zoo
+    return zoo
 
 
 def test_who_was_certified_by_the_authority_may_sign(authority: Zoo) -> None:

@@ -270,7 +270,7 @@ def test_a_removal_that_is_cut_off_leaves_nothing_that_looks_whole(
         with pytest.raises(KeyboardInterrupt):
             store.collect([])
     assert not store.holds({"path": env})
-    assert [path for path in store.root.glob("env/[!.]*")] == []
+    assert list(store.root.glob("env/[!.]*")) == []
     make_env(store, "Echo-1")  # it is wanted again, and later not any more
     assert store.holds({"path": env})
     assert store.collect([]) == [env]

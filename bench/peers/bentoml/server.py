@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -32,5 +32,5 @@ class Bench:
 
 if __name__ == "__main__":
     bentoml.serve(
-        "server:Bench", working_dir=os.path.dirname(__file__), host="127.0.0.1", port=int(sys.argv[1]), blocking=True
+        "server:Bench", working_dir=str(Path(__file__).parent), host="127.0.0.1", port=int(sys.argv[1]), blocking=True
     )

@@ -97,7 +97,6 @@ def test_an_environment_is_built_once_and_shares_files_with_the_one_before(clust
         assert int(links) > 1, f"{host} has a copy of its own"
 
 
-@pytest.mark.essential
 def test_a_worker_that_was_off_during_a_deploy_catches_up_before_it_joins(cluster: Cluster) -> None:
     bed.on("worker_2", "docker", "kill", "modelserve_worker_2")
     cluster.wait_until("worker_2 down", lambda: cluster.state("worker_2") == "DOWN")

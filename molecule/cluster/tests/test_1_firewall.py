@@ -167,7 +167,7 @@ def test_rules_that_lock_ansible_out_are_taken_back(cluster: Cluster) -> None:
     before = bed.on("worker_2", "nft", "list", "table", "inet", "modelserve")
     wrong = '{"firewall_ssh_ports": [2222], "firewall_confirm_timeout": 10}'
     text = cluster.playbook("playbooks/hosts.yml", "--limit", "worker_2", "-e", wrong, check=False)
-    assert "the new rules were taken back" in text and "firewall_ssh_ports" in text
+    assert "the new rules were rolled back" in text and "firewall_ssh_ports" in text
     assert is_open(bed.address("worker_2"), 22)
     after = bed.on("worker_2", "nft", "list", "table", "inet", "modelserve")
     assert after.partition("counter")[0] == before.partition("counter")[0]

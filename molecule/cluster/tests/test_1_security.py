@@ -150,7 +150,7 @@ def test_every_answer_and_log_line_has_the_request_s_id(cluster: Cluster) -> Non
 
 def test_the_jobs_of_ray_are_not_for_the_world(cluster: Cluster) -> None:
     for host in (bed.HEAD, *WORKERS):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"timed out|refused|unreachable|No route"):
             socket.create_connection((bed.address(host), 8265), 3)
 
 

@@ -49,7 +49,12 @@ def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
     ("what", "break_it", "mend"),
     [
         ("a worker's container killed", lambda: crash("worker_1", "modelserve_worker_1"), lambda: None),
-        ("a worker powered off and on", lambda: bed.power_off("worker_1"), lambda: bed.power_on("worker_1")),
+        pytest.param(
+            "a worker powered off and on",
+            lambda: bed.power_off("worker_1"),
+            lambda: bed.power_on("worker_1"),
+            marks=pytest.mark.essential,
+        ),
     ],
 )
 def test_a_worker_goes_and_comes_back(

@@ -7,7 +7,6 @@ import shutil
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ weight = 10
 
 
 @pytest.fixture
-def split(cluster: Cluster, project: Path) -> Iterator[Path]:
+def split(cluster: Cluster, project: Path) -> Path:
     """A second version of AlgoExample, which marks its answers, at 10 % of its route."""
     new = project / "algopkg/NewExample"
     shutil.copytree(project / "algopkg/AlgoExample", new)
@@ -37,7 +36,7 @@ def split(cluster: Cluster, project: Path) -> Iterator[Path]:
         text = cluster.apply().stdout
     assert set(counts) == {200}, counts
     assert "+ NewExample" in text and "weight: 1 -> 90 (in place)" in text
-    yield conf
+    return conf
 
 
 def ask(cluster: Cluster, algorithm: str = "", route: str = "extract", method: str = "GET") -> tuple[str, int]:

@@ -8,7 +8,6 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ env.GREETING = hello
 
 
 @pytest.fixture
-def package(cluster: Cluster, project: Path) -> Iterator[Path]:
+def package(cluster: Cluster, project: Path) -> Path:
     """The package and its section, with no keys yet."""
     directory = project / "algopkg/Vocabulary"
     directory.mkdir()
@@ -65,7 +64,7 @@ def package(cluster: Cluster, project: Path) -> Iterator[Path]:
     (directory / "backend.py").write_text(BACKEND)
     conf = project / "conf.ini"
     conf.write_text(conf.read_text() + SECTION)
-    yield conf
+    return conf
 
 
 def ask_many(cluster: Cluster, questions: list[dict[str, Any]]) -> list[tuple[int, Any]]:
