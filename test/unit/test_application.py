@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from modelserve.config.section import Section
-from modelserve.replica.deployment import AppArgs
 from modelserve.serve.application import Application, Resources, deploy_document
+from modelserve.serve.contract import AppArgs
 
 
 def app(

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from modelserve.author import logs, scaffold, trial
-from modelserve.author.benchmark import measure
+from modelserve.author.benchmark import Load, Measurement, measure
 from modelserve.author.logs import MAX_LINES, Line, Logs
 from modelserve.cli.main import main
 from modelserve.config import parser, project
 from modelserve.errors import UserError
-from modelserve.replica.local_server import Local, application, listen
+from modelserve.replica.arguments import LocalServerArgs
+from modelserve.replica.local_server import LocalApplication, listen, load
 from modelserve.replica.try_once import try_once
+from modelserve.serve.contract import UserConfig
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
     (section,) = parsed.sections
     assert (section.name, section.route) == (name, route)
     assert project.check(parsed, root / "algopkg", []) == []
-    tried = trial.trial(Settings(home=root), name)
-    result = try_once(tried.app(), tried.section.warmup or {})
+    tried = trial.prepare(Settings(home=root), name)
+    result = try_once(tried.args, tried.section.warmup or {})
     assert result["answer"]["result"] == {"length": 12, "vowels": 4}
 
 
@@ -75,17 +77,19 @@ def test_a_new_package_passes_its_own_test_and_fits_conf_ini(
 def test_a_name_that_is_none_makes_nothing(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot name a package"):
         scaffold.make(root, name)
-    assert (root / "conf.ini").read_text() == CONF and not list((root / "algopkg").iterdir())
+    assert (root / "conf.ini").read_text() == CONF
+    assert not list((root / "algopkg").iterdir())
 
 
 def test_what_is_taken_is_left_alone(root: Path) -> None:
     scaffold.make(root, "Face")
     before = (root / "conf.ini").read_text()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         scaffold.make(root, "Face")
     with pytest.raises(UserError, match="'face' is the route of"):
         scaffold.make(root, "face")
-    assert (root / "conf.ini").read_text() == before and not (root / "algopkg/face").exists()
+    assert (root / "conf.ini").read_text() == before
+    assert not (root / "algopkg/face").exists()
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -99,7 +103,8 @@ def test_a_section_is_added_after_whatever_conf_ini_has_in_any_locale(root: Path
     command = [sys.executable, "-m", "modelserve", "new", "Face", "--project", str(root)]
     run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert file.read_bytes().startswith(before) and (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
+    assert file.read_bytes().startswith(before)
+    assert (b"\r\n[algopkg" in file.read_bytes()) is (end == "\r\n")
     assert [section.name for section in parser.load(file)[0].sections] == ["Face"]
 
 
@@ -109,7 +114,7 @@ def test_a_conf_ini_that_is_not_utf_8_is_an_error_line(root: Path) -> None:
     with pytest.raises(UserError, match="not UTF-8"):
         scaffold.make(root, "Other")
     with pytest.raises(UserError, match="not UTF-8"):
-        trial.trial(Settings(home=root), "Face")
+        trial.prepare(Settings(home=root), "Face")
     assert not (root / "algopkg/Other").exists()
 
 
@@ -127,29 +132,39 @@ def test_what_is_tried_is_the_section_unless_options_say_otherwise(root: Path) -
     text = (root / "conf.ini").read_text() + "model = a.bin\nenv.THREADS = 2\n"
     (root / "conf.ini").write_text(text)
     settings = Settings(home=root)
-    tried = trial.trial(settings, "Face")
-    assert tried.app()["models"] == [str(root / "Model_ZOO/a.bin")] and tried.section.env == {"THREADS": "2"}
-    other = trial.trial(settings, "Face", backend="Other", model="")
+    tried = trial.prepare(settings, "Face")
+    assert tried.args.models == [str(root / "Model_ZOO/a.bin")]
+    assert tried.section.env == {"THREADS": "2"}
+    other = trial.prepare(settings, "Face", backend="Other", model="")
     assert (other.section.backend, other.section.model, other.section.route) == ("Other", (), "face")
     with pytest.raises(UserError, match="has no class 'Missing'"):
-        trial.trial(settings, "Face", backend="Missing")
+        trial.prepare(settings, "Face", backend="Missing")
     with pytest.raises(UserError, match="--model: 'x/y' is a path"):
-        trial.trial(settings, "Face", model="x/y")
+        trial.prepare(settings, "Face", model="x/y")
 
 
 def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
     scaffold.make(root, "Face")
     (root / "conf.ini").write_text(CONF)
-    assert trial.trial(Settings(home=root), "Face").section.backend == "Face"
+    assert trial.prepare(Settings(home=root), "Face").section.backend == "Face"
     with (root / "algopkg/Face/backend.py").open("a") as stream:
         stream.write("\n\nclass Other: ...\n")
     with pytest.raises(UserError, match=r"2 classes: Face, Other.*--backend"):
-        trial.trial(Settings(home=root), "Face")
+        trial.prepare(Settings(home=root), "Face")
     with pytest.raises(UserError, match="there is no package algopkg/Missing"):
-        trial.trial(Settings(home=root), "Missing")
+        trial.prepare(Settings(home=root), "Missing")
 
 
-async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}') -> tuple[int, bytes]:
+def test_a_directory_is_no_model(root: Path) -> None:
+    scaffold.make(root, "Face")
+    (root / "Model_ZOO/weights").mkdir()
+    with pytest.raises(UserError, match="weights"):
+        trial.prepare(Settings(home=root), "Face", model="weights")
+
+
+async def ask(
+    local: LocalApplication, path: str, method: str = "POST", body: bytes = b'{"text": "aeb"}'
+) -> tuple[int, bytes]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -165,19 +180,21 @@ async def ask(local: Local, path: str, method: str = "POST", body: bytes = b'{"t
 
 def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> None:
     scaffold.make(root, "Face")
-    tried = trial.trial(Settings(home=root), "Face")
+    tried = trial.prepare(Settings(home=root), "Face")
 
     async def serve() -> None:
-        local = await application(tried.app(), tried.config(), "/face")
+        local = await load(tried.args, tried.config, "/face")
         status, body = await ask(local, "/face")
-        assert status == 200 and json.loads(body)["result"] == {"length": 3, "vowels": 2}
+        assert status == 200
+        assert json.loads(body)["result"] == {"length": 3, "vowels": 2}
         assert (await ask(local, "/face/"))[0] == (await ask(local, "/face/more"))[0] == 200
         assert json.loads((await ask(local, "/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
         assert (await ask(local, "/face", "PUT"))[0] == 405
         assert (await ask(local, "/faces"))[0] == 404
         for body, expected in ((b"{", 400), (b"{}", 500)):
             status, answer = await ask(local, "/face", body=body)
-            assert status == expected and json.loads(answer)["request_id"]
+            assert status == expected
+            assert json.loads(answer)["request_id"]
 
     asyncio.run(serve())
 
@@ -192,20 +209,20 @@ def test_a_package_is_tried_with_its_section_s_batches_and_patience(root: Path, 
     )
     with (root / "conf.ini").open("a") as stream:
         stream.write("batch_size = 3\nbatch_wait = 5\nrequest_timeout = 7\n")
-    tried = trial.trial(Settings(home=root), "Face")
+    tried = trial.prepare(Settings(home=root), "Face")
 
-    async def serve(config: dict[str, Any]) -> tuple[list[int], int]:
-        local = await application(tried.app(), {**config, "warmup": None}, "/face")
+    async def serve(config: UserConfig) -> tuple[list[int], int]:
+        local = await load(tried.args, config.model_copy(update={"warmup": None}), "/face")
         three = await asyncio.gather(*(ask(local, "/face", body=b"{}") for _ in range(3)))
-        slow = await ask(await application(tried.app(), {"request_timeout": 0.05}, "/face"), "/face")
+        slow = await ask(await load(tried.args, UserConfig(request_timeout=0.05), "/face"), "/face")
         return [json.loads(body)["result"] for _, body in three], slow[0]
 
-    assert tried.config()["request_timeout"] == 7
-    assert asyncio.run(serve(tried.config())) == ([3, 3, 3], 504)
+    assert tried.config.request_timeout == 7
+    assert asyncio.run(serve(tried.config)) == ([3, 3, 3], 504)
 
 
 def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> None:
-    with pytest.raises(UserError, match=f"port {site.port} cannot be had .*--port"):
+    with pytest.raises(UserError, match=f"port {site.port} is not available .*--port"):
         listen(site.port)
     with pytest.raises(UserError, match="no such port"):
         listen(70000)
@@ -214,9 +231,9 @@ def test_a_taken_port_is_an_error_line_before_anything_is_loaded(site: Site) -> 
 @pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="no uvicorn here; every environment has it")
 def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: int) -> None:
     scaffold.make(root, "Face")
-    tried = trial.trial(Settings(home=root), "Face")
-    question = {"app": tried.app(), "config": tried.config(), "port": closed_port, "route": "/face"}
-    command = [sys.executable, "-m", "modelserve.replica.local_server", json.dumps(question)]
+    tried = trial.prepare(Settings(home=root), "Face")
+    arguments = LocalServerArgs(app=tried.args, config=tried.config, port=closed_port, route="/face")
+    command = [sys.executable, "-m", "modelserve.replica.local_server", arguments.model_dump_json()]
     variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -230,9 +247,13 @@ def test_serve_says_when_it_answers_and_ends_by_ctrl_c(root: Path, closed_port: 
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-    failing = json.dumps({**question, "app": {**tried.app(), "backend": "Missing"}, "json": True})
-    run = subprocess.run([*command[:-1], failing], env=variables, capture_output=True, text=True, check=False)
-    assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("error: Face did not load")
+    missing = tried.args.model_copy(update={"backend": "Missing"})
+    failing = arguments.model_copy(update={"app": missing, "as_json": True})
+    run = subprocess.run(
+        [*command[:-1], failing.model_dump_json()], env=variables, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("error: Face did not load")
     assert json.loads(run.stdout)["ok"] is False
 
 
@@ -266,33 +287,54 @@ def test_a_shell_is_opened_in_a_package_alone(root: Path, name: str) -> None:
         trial.shell(Settings(home=root), name, None, "true", print)
 
 
+def measured(url: str, connections: int, seconds: float = 0.2, params: dict[str, Any] | None = None) -> Any:
+    return measure(Load(f"{url}/echo", "POST", params or {}), connections, seconds)
+
+
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
     site.answers["/echo"] = (200, b"{}")
-    good = measure(f"{site.url}/echo", "POST", {"a": 1}, 3, 0.4)
-    assert good["failures"] == {} and good["requests"] == len(site.asked) > 3
+    good = measured(site.url, 3, 0.4, {"a": 1}).as_dict()
+    assert good["failures"] == {}
+    assert good["requests"] == len(site.asked) > 3
     assert 0 < good["p50_ms"] <= good["p90_ms"] <= good["p99_ms"] <= good["max_ms"]
-    assert json.loads(site.asked[0].body) == {"a": 1} and site.asked[0].method == "POST"
+    assert json.loads(site.asked[0].body) == {"a": 1}
+    assert site.asked[0].method == "POST"
     site.answers["/echo"] = (429, b"later")
-    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"HTTP 429"}
-    nobody = measure(f"http://127.0.0.1:{closed_port}/echo", "POST", {}, 2, 0.2)
-    assert set(nobody["failures"]) == {"ConnectionRefusedError"} and nobody["p50_ms"] is None
+    assert set(measured(site.url, 2).failures) == {"HTTP 429"}
+    refused = measured(f"http://127.0.0.1:{closed_port}", 2)
+    assert set(refused.failures) == {"ConnectionRefusedError"}
+    assert refused.percentile_ms(50) is None
+
+
+def test_a_load_counts_every_failure_of_every_connection(site: Site) -> None:
+    site.answers["/echo"] = (503, b"")
+    result = measured(site.url, 8, 0.4)
+    assert result.failures == {"HTTP 503": result.requests}
+    assert result.requests == len(site.asked)
+
+
+def test_a_percentile_is_the_latency_that_a_share_of_the_requests_does_not_exceed() -> None:
+    latencies_s = tuple(number / 1000 for number in range(1, 101))
+    measurement = Measurement("http://host/echo", 1, 101, 2.0, latencies_s, {"HTTP 429": 1})
+    assert [measurement.percentile_ms(share) for share in (50, 90, 99, 100)] == [50, 90, 99, 100]
+    assert measurement.per_second == 50
 
 
 def test_an_answer_that_says_it_failed_is_a_failure(site: Site) -> None:
     site.answers["/echo"] = (200, b'{"status": 0, "info": "no model"}')
-    assert set(measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"]) == {"status 0"}
+    assert set(measured(site.url, 2).failures) == {"status 0"}
     site.answers["/echo"] = (200, b'{"status": 1, "result": {"status": 0}}')
-    assert measure(f"{site.url}/echo", "POST", {}, 2, 0.2)["failures"] == {}
+    assert measured(site.url, 2).failures == {}
 
 
 # Whoever runs the tests in the background has interrupts ignored, and so would the program.
 INTERRUPTED = """
 import signal, sys
-from modelserve.author.benchmark import measure
+from modelserve.author.benchmark import Load, measure
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
-measure(sys.argv[1], "POST", {}, 4, 60)
+measure(Load(sys.argv[1], "POST", {}), 4, 60)
 """
 
 
@@ -320,7 +362,8 @@ def test_a_load_that_is_interrupted_ends(site: Site) -> None:
 def test_a_number_out_of_bounds_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert caught.value.code == 2 and arguments[-2] in capsys.readouterr().err
+    assert caught.value.code == 2
+    assert arguments[-2] in capsys.readouterr().err
 
 
 def serving(site: Site, **replicas: list[dict[str, Any] | str] | None) -> Settings:
@@ -430,7 +473,8 @@ def test_replicas_that_are_gone_are_found_by_their_logs(site: Site) -> None:
     log(site, "0", old, [logged(2, "later")])
     log(site, "0", older, [logged(1, "earlier")])
     lines = Logs(settings, "Echo", past=True).last(2)
-    assert messages(lines) == ["earlier", "later"] and {line.replica for line in lines} == {"old"}
+    assert messages(lines) == ["earlier", "later"]
+    assert {line.replica for line in lines} == {"old"}
     listed(site, "Face")
     with pytest.raises(UserError, match="no node has a log of Face"):
         Logs(settings, "Face", past=True).last(2)
@@ -449,7 +493,8 @@ def test_an_output_that_is_read_no_further_is_no_traceback(site: Site, tmp_path:
     variables = {"PYTHONPATH": str(Path(scaffold.__file__).parents[2]), "MODELSERVE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "modelserve", "logs", "Echo", "--lines", "1000"]
     with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.read(100)
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -469,4 +514,5 @@ def test_the_wrapper_makes_a_package_in_this_project(root: Path, option: list[st
 
 def test_the_wrapper_tries_packages_of_its_own_project_alone(root: Path) -> None:
     run = subprocess.run([WRAPPER, "test", "Face", "--project", root], capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and run.stderr.startswith("error: --project")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: --project")

@@ -6,12 +6,12 @@ import asyncio
 import json
 import threading
 from collections import namedtuple
-from typing import Any, ClassVar
+from typing import Any
 
 import modelserve
 import numpy as np
 import pytest
-from modelserve.replica.deployment import json_request
+from modelserve.replica.legacy import json_request
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -230,7 +230,8 @@ def test_a_request_that_does_not_fit_the_annotation_is_answered_422_before_the_m
         labels: list[str]
 
     class Typed(modelserve.AlgoBackend):
-        seen: ClassVar[list[Question]] = []
+        def _model_init(self, model_path_lst: list[str] | None = None) -> None:
+            self.seen: list[Question] = []
 
         def _model_inference(self, param_dict):  # type: ignore[no-untyped-def, override]
             self.seen.append(param_dict)
@@ -243,7 +244,8 @@ def test_a_request_that_does_not_fit_the_annotation_is_answered_422_before_the_m
     response = ask(backend, {"top": "many"}, request_id="abc")
     answer = read(response)
     assert (response.status_code, answer["status"], answer["request_id"]) == (422, 0, "abc")
-    assert [error["field"] for error in answer["errors"]] == ["text", "top"] and "top" in answer["info"]
+    assert [error["field"] for error in answer["errors"]] == ["text", "top"]
+    assert "top" in answer["info"]
     assert backend.seen == [Question(text="a")]
 
 

@@ -12,7 +12,7 @@ import modelserve
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelserve.replica.deployment import json_request
+from modelserve.replica.legacy import json_request
 
 
 class Tenfold(modelserve.AlgoBackend):

@@ -79,7 +79,8 @@ def test_the_check_s_document_has_no_value_of_an_environment_variable(
     file.write_text(file.read_text().rstrip() + "\nenv.HUB_TOKEN = hush\n")
     assert main(["check", "--json"]) == 0
     out = capsys.readouterr().out
-    assert json.loads(out)["sections"] and "hush" not in out
+    assert json.loads(out)["sections"]
+    assert "hush" not in out
 
 
 def test_a_project_without_problems_passes_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +225,67 @@ def test_a_health_check_waits_as_long_as_it_is_told(home: Path, site: Site) -> N
     comes_up.join()
 
 
+@pytest.mark.parametrize("command", ["node", "gateway", "catalog", "store"])
+def test_the_entry_points_of_containers_are_commands_that_the_help_does_not_list(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    listed, own = capsys.readouterr().out.split(f"usage: modelserve {command}")
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("    ")]
+    assert command not in names
+    assert {"plan", "new", "keys"} <= set(names)
+    assert "SUPPRESS" not in listed
+    assert "action" in own or "{" in own
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b'{"status": 1}', 0), (b'{"status": 0}', 1)])
+def test_a_benchmark_sends_the_warm_up_and_reports_failures(
+    home: Path, site: Site, capsys: pytest.CaptureFixture[str], answer: bytes, code: int
+) -> None:
+    serving(home, site)
+    site.answers["/echo"] = (200, answer)
+    assert main(["bench", "Echo", "--seconds", "0.2", "--connections", "2"]) == code
+    assert json.loads(site.asked[-1].body) == {"x": 1}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split(maxsplit=1) == ["failed", "none"] or code
+    assert max(map(len, lines)) <= 80
+    assert main(["bench", "Echo", "--seconds", "0.2", "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is (code == 0)
+    assert (document["p50_ms"] is None) is bool(document["failures"])
+
+
+@pytest.mark.parametrize("answer", [b"[1]", b'"word"', b"3"])
+def test_smoke_passes_an_answer_of_any_json_value(home: Path, site: Site, answer: bytes) -> None:
+    serving(home, site)
+    site.answers["/echo"] = (200, answer)
+    assert main(["smoke"]) == 0
+
+
+def test_keys_are_added_listed_and_revoked(home: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    serving(home, site)
+    assert main(["keys", "add", "phone", "--algorithms", "Echo", "--max-concurrent", "8", "--json"]) == 0
+    added = json.loads(capsys.readouterr().out)
+    assert (added["ok"], added["client"]) == (True, "phone")
+    assert main(["keys", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["keys"]
+    assert (row["client"], row["algorithms"], row["max_concurrent"]) == ("phone", ["Echo"], 8)
+    assert main(["keys"]) == 0
+    table = capsys.readouterr().out
+    assert "max concurrent" in table
+    assert added["key"] not in table
+    assert main(["keys", "add", "tablet"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.split()) == 1
+    assert "shown this once" in printed.err
+    assert main(["keys", "revoke", "phone"]) == 0
+    assert "phone's key is revoked" in capsys.readouterr().out
+    assert main(["keys", "revoke"]) == 1
+
+
 def test_models_are_fetched(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "trained").write_bytes(b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()
@@ -254,7 +316,11 @@ def test_a_test_of_what_is_not_there_is_an_error_line(
 @pytest.mark.parametrize(
     "arguments",
     [
-        *([], ["no-such-command"], ["check", "--no-such-option"], ["test"], ["node", "fly"]),
+        [],
+        ["no-such-command"],
+        ["check", "--no-such-option"],
+        ["test"],
+        ["node", "fly"],
         ["test", "Echo", "--backend", "Echo", "--params", "{"],
     ],
 )
@@ -304,14 +370,19 @@ def released(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_releases_are_listed_shown_and_compared(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["releases"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["3", "2", "1"] and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[2:]] == ["3", "2", "1"]
+    assert max(map(len, lines)) <= 80
     assert all("mia@laptop" in line for line in lines[2:])
     assert main(["releases", "show", "2"]) == 0
     text = capsys.readouterr().out
-    assert "code         Echo-2" in text and "words.json (ab12)" in text and "  backend = Echo" in text
+    assert "code         Echo-2" in text
+    assert "words.json (ab12)" in text
+    assert "  backend = Echo" in text
     assert main(["releases", "diff", "1", "3"]) == 0
     text = capsys.readouterr().out
-    assert "port 666 -> 667" in text and "code (new replicas)" in text and "replicas: 1 -> 3" in text
+    assert "port 666 -> 667" in text
+    assert "code (new replicas)" in text
+    assert "replicas: 1 -> 3" in text
     assert main(["releases", "diff", "2", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] is False
 

@@ -1,4 +1,4 @@
-"""How much does a served algorithm answer? Loads its route for a bounded time."""
+"""A benchmark of a served algorithm: requests to its route for a bounded time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelserve.util.http import local_context
@@ -18,88 +19,157 @@ from modelserve.util.http import local_context
 TIMEOUT_S = 60
 MAX_SECONDS = 300
 MAX_CONNECTIONS = 256
+# A refused connection is not retried as fast as the loop can: that would only load the host.
+RETRY_DELAY_S = 0.05
 _STATUS_0 = re.compile(rb'"status"\s*:\s*0')
 
 
-def measure(
-    url: str, method: str, params: dict[str, Any], connections: int, seconds: float, headers: Mapping[str, str] = {}
-) -> dict[str, Any]:
-    """Ask one route over and over, each connection as soon as it has its answer.
+@dataclass(frozen=True)
+class Load:
+    """The request of a benchmark.
 
-    An answer whose ``status`` is 0 failed, whatever its HTTP status: that is how classes written the original way say
-    it. What is under way at the end is waited for, a minute at most; an interrupt ends it all at once.
+    Attributes:
+        url: URL of the route.
+        method: HTTP method; the parameters are the body with each.
+        params: the JSON object of the request.
+        headers: further headers.
+    """
+
+    url: str
+    method: str
+    params: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection to the route's host, which is made with the first request."""
+        target = urllib.parse.urlsplit(self.url)
+        host = target.hostname or ""
+        if target.scheme == "https":
+            context = local_context()
+            return http.client.HTTPSConnection(host, target.port or 443, timeout=TIMEOUT_S, context=context)
+        return http.client.HTTPConnection(host, target.port or 80, timeout=TIMEOUT_S)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a benchmark measured.
+
+    Attributes:
+        url: URL of the route.
+        connections: number of concurrent connections.
+        requests: number of requests, failed ones included.
+        seconds: duration.
+        latencies_s: latency of each successful request in seconds, in ascending order.
+        failures: number of failed requests by kind: ``HTTP 429``, ``status 0``, or the name of an error.
+    """
+
+    url: str
+    connections: int
+    requests: int
+    seconds: float
+    latencies_s: tuple[float, ...]
+    failures: Mapping[str, int]
+
+    @property
+    def per_second(self) -> float:
+        """Number of successful requests per second."""
+        return round(len(self.latencies_s) / self.seconds, 1)
+
+    def percentile_ms(self, share: int) -> float | None:
+        """Return the latency in milliseconds that ``share`` percent of the requests do not exceed; None without any."""
+        if not self.latencies_s:
+            return None
+        return round(self.latencies_s[math.ceil(len(self.latencies_s) * share / 100) - 1] * 1000, 2)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document."""
+        return {
+            "url": self.url,
+            "connections": self.connections,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 2),
+            "per_second": self.per_second,
+            **{f"p{share}_ms": self.percentile_ms(share) for share in (50, 90, 99)},
+            "max_ms": self.percentile_ms(100),
+            "failures": dict(self.failures),
+        }
+
+
+def measure(load: Load, connections: int, seconds: float) -> Measurement:
+    """Send requests to a route; each connection sends the next one when it has its answer.
+
+    A request is failed where its answer has ``status`` 0, whatever its HTTP status: that is how the legacy class API
+    reports an error. At the end, pending requests get one minute; an interrupt ends all of them at once.
 
     Args:
-        url: of the route.
-        method: the HTTP method; the parameters are the body with each.
-        params: the request.
-        connections: how many ask at the same time, 1 to 256.
-        seconds: for how long, more than 0 and at most 300.
-        headers: sent with each request.
-
-    Returns:
-        ``requests``, ``seconds``, ``per_second``, the latencies ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``max_ms`` of
-        those that were answered, and ``failures``: a count by kind (``HTTP 429``, ``status 0``, or an error's name).
+        load: the request.
+        connections: number of concurrent connections, 1 to 256.
+        seconds: duration, more than 0 and at most 300.
 
     Raises:
-        ValueError: more connections or seconds than that, or none.
+        ValueError: a number is out of its bounds.
     """
     if not 1 <= connections <= MAX_CONNECTIONS or not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"{connections} connections for {seconds} s")
-    target = urllib.parse.urlsplit(url)
-    body, headers = json.dumps(params).encode(), {"Content-Type": "application/json", **headers}
     started = time.perf_counter()
-    until = started + seconds
-    latencies: list[float] = []
-    failures: Counter[str] = Counter()
-    stopped = threading.Event()
-
-    def ask_on() -> None:
-        connection = _connection(target)
-        while (begun := time.perf_counter()) < until and not stopped.is_set():
-            try:
-                connection.request(method, target.path, body, headers)
-                response = connection.getresponse()
-                answer = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                failures[type(error).__name__] += 1
-                connection.close()
-                time.sleep(0.05)  # nobody is helped by asking a closed port as fast as one can
-                continue
-            took = time.perf_counter() - begun
-            if response.status != 200:
-                failures[f"HTTP {response.status}"] += 1
-            elif _failed(answer):
-                failures["status 0"] += 1
-            else:
-                latencies.append(took)
-        connection.close()
-
-    # Daemons: an interrupted program does not wait for them.
-    threads = [threading.Thread(target=ask_on, daemon=True) for _ in range(connections)]
+    run = _Run(load, until=started + seconds)
+    # Daemons: the end of an interrupted program does not wait for them.
+    threads = [threading.Thread(target=run.send_requests, daemon=True) for _ in range(connections)]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     finally:
-        stopped.set()
-    took = time.perf_counter() - started
-    latencies.sort()
-    return {
-        "url": url,
-        "connections": connections,
-        "requests": len(latencies) + sum(failures.values()),
-        "seconds": round(took, 2),
-        "per_second": round(len(latencies) / took, 1),
-        **{f"p{share}_ms": _percentile(latencies, share) for share in (50, 90, 99)},
-        "max_ms": _percentile(latencies, 100),
-        "failures": dict(failures),
-    }
+        run.stopped.set()
+    duration_s = time.perf_counter() - started
+    requests = len(run.latencies_s) + sum(run.failures.values())
+    return Measurement(load.url, connections, requests, duration_s, tuple(sorted(run.latencies_s)), dict(run.failures))
 
 
-def _failed(answer: bytes) -> bool:
-    # Parsed only where it may be so: the time of parsing would be taken from the asking.
+class _Run:
+    """The shared state of a benchmark's threads."""
+
+    def __init__(self, load: Load, until: float) -> None:
+        self._load = load
+        self._path = urllib.parse.urlsplit(load.url).path
+        self._body = json.dumps(load.params).encode()
+        self._headers = {"Content-Type": "application/json", **load.headers}
+        self._until = until
+        self._lock = threading.Lock()
+        self.stopped = threading.Event()
+        self.latencies_s: list[float] = []
+        self.failures: Counter[str] = Counter()
+
+    def send_requests(self) -> None:
+        """Send requests over one connection until the end."""
+        connection = self._load.connect()
+        while (begun := time.perf_counter()) < self._until and not self.stopped.is_set():
+            try:
+                failure = self._send(connection)
+            except (OSError, http.client.HTTPException) as error:
+                failure = type(error).__name__
+                connection.close()
+                time.sleep(RETRY_DELAY_S)
+            if failure:
+                with self._lock:  # adding to a count is a read and a write
+                    self.failures[failure] += 1
+            else:
+                self.latencies_s.append(time.perf_counter() - begun)
+        connection.close()
+
+    def _send(self, connection: http.client.HTTPConnection) -> str:
+        """Send a request and return the kind of its failure; empty for a success."""
+        connection.request(self._load.method, self._path, self._body, self._headers)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            return f"HTTP {response.status}"
+        return "status 0" if _has_status_0(answer) else ""
+
+
+def _has_status_0(answer: bytes) -> bool:
+    # Most answers are not parsed: the client shares its processors with the replicas that it measures.
     if not _STATUS_0.search(answer):
         return False
     try:
@@ -107,17 +177,3 @@ def _failed(answer: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and content.get("status") == 0
-
-
-def _percentile(ordered: list[float], share: int) -> float | None:
-    if not ordered:
-        return None
-    return round(ordered[math.ceil(len(ordered) * share / 100) - 1] * 1000, 2)
-
-
-def _connection(target: urllib.parse.SplitResult) -> http.client.HTTPConnection:
-    host = target.hostname or ""
-    if target.scheme == "https":
-        context = local_context()
-        return http.client.HTTPSConnection(host, target.port or 443, timeout=TIMEOUT_S, context=context)
-    return http.client.HTTPConnection(host, target.port or 80, timeout=TIMEOUT_S)

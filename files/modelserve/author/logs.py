@@ -1,4 +1,4 @@
-"""What did an algorithm's replicas log, on whichever node they ran?"""
+"""The logs of an algorithm's replicas, from all nodes."""
 
 from __future__ import annotations
 
@@ -14,41 +14,56 @@ from modelserve.serve.api import RayAPI
 from modelserve.settings import Settings
 
 POLL_S = 1.0
-# Fetched again at each look while following: more than is logged in between.
+# Read again at each poll while following: more than replicas log in between.
 FOLLOWED_LINES = 1000
 MAX_LINES = 100_000
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line a replica logged: its node, its id, and Serve's JSON document of it (``asctime``, ``levelname``,
-    ``message``, ``exc_text``, ...); a line that is no such document is a ``message`` alone. ``when`` sorts: its time,
-    or that of the line before."""
+    """A line of a replica's log.
+
+    Attributes:
+        node: name of the replica's node.
+        replica: id of the replica.
+        content: Serve's JSON document (``asctime``, ``levelname``, ``message``, ``exc_text``, ...); of another line the
+            ``message`` alone.
+        time: time of the line, or of the line before where it has none; lines are sorted by it.
+    """
 
     node: str
     replica: str
     content: dict[str, Any]
-    when: str = ""
+    time: str = ""
 
     def text(self) -> str:
-        """The line for people: time, level, node, replica, message, and a traceback below."""
+        """Return the line as text: time, level, node, replica, message, and a traceback below."""
         content = self.content
-        when, level = content.get("asctime", "")[11:19], content.get("levelname", "")
+        time_of_day, level = content.get("asctime", "")[11:19], content.get("levelname", "")
         request = f" [{content['request_id']}]" if content.get("request_id") else ""
-        # What Python prints has its line end in the message.
+        # The message of printed text ends with its line end.
         lines = [text.rstrip("\n") for text in (content["message"], content.get("exc_text")) if text]
-        head = " ".join(filter(None, [when, level, self.node, self.replica]))
+        head = " ".join(filter(None, [time_of_day, level, self.node, self.replica]))
         return f"{head}{request}: " + "\n".join(lines)
 
 
 class Logs:
-    """The logs of one application's replicas, read through Ray's dashboard."""
+    """The logs of one algorithm's replicas, read through Ray's dashboard.
+
+    Following polls the ends of the files. Ray's log stream (``/api/v0/logs/stream``) is no alternative in Ray 2.60:
+    it goes on with the renamed file when Serve rotates a log.
+    """
 
     def __init__(self, settings: Settings, name: str, past: bool = False) -> None:
-        """``past``: replicas that are no more count too.
+        """Find the algorithm.
+
+        Args:
+            settings: the cluster's settings.
+            name: the algorithm.
+            past: whether logs of stopped replicas are read, too; the algorithm need not be served then.
 
         Raises:
-            UserError: no such algorithm is served; with ``past``, the name can be none.
+            UserError: the algorithm is not served, or the name is invalid.
         """
         if not name.isidentifier():
             raise UserError(f"'{name}' cannot name an algorithm", "See 'modelserve status'")
@@ -60,11 +75,14 @@ class Logs:
             raise UserError(f"{name} is not served; what is: {', '.join(sorted(served)) or 'nothing'}")
 
     def last(self, lines: int, request: str = "") -> list[Line]:
-        """The last ``lines`` lines of each replica in the order of time; with ``request``, those that have that id,
-        however far back.
+        """Return the last lines of each replica in the order of time.
+
+        Args:
+            lines: largest number of lines per replica.
+            request: id of a request; only its lines count, from the whole log.
 
         Raises:
-            UserError: replicas that are gone were asked for too, and no log of any is left.
+            UserError: logs of stopped replicas are read, too, and there is no log at all.
         """
         logs = self._read(MAX_LINES if request else lines)
         if self._past and not logs:
@@ -72,34 +90,38 @@ class Logs:
         return _in_order(_last(raws, lines, request) for raws in logs.items())
 
     def follow(self, lines: int, request: str = "") -> Iterator[Line]:
-        """The last lines, and then each new one until the caller has enough; replicas that come are followed too."""
+        """Yield the last lines and then each new one, without end, also of replicas that start later.
+
+        Args:
+            lines: largest number of earlier lines per replica.
+            request: id of a request; only its lines count.
+        """
         known: dict[_Log, list[str]] = {}
         first = True
         while True:
             new = []
             for log, raws in self._read(FOLLOWED_LINES).items():
                 added = _added(known.get(log, []), raws)
-                known[log] = raws or known.get(log, [])  # nothing was read: its node may just be slow
+                known[log] = raws or known.get(log, [])  # an empty answer can come from a slow node
                 new.append(_last((log, added), lines if first else len(added), request))
             yield from _in_order(new)
             first = False
             time.sleep(POLL_S)
 
     def _read(self, lines: int) -> dict[_Log, list[str]]:
-        """The last lines of each log."""
+        """Return the last lines of each log."""
         names = {node["node_id"]: node["name"] for node in self._ray.nodes()}
         logs = {}
         for node_id, file in self._files(names):
-            found = re.search(r"_([^_/]+)\.log", file)
-            if node_id in names and found:
-                log = _Log(names[node_id], found[1], file)
+            replica = re.search(r"_([^_/]+)\.log", file)
+            if node_id in names and replica:
+                log = _Log(names[node_id], replica[1], file)
                 logs[log] = self._ray.log_lines(node_id, file, lines)
         return logs
 
     def _files(self, nodes: dict[str, str]) -> list[tuple[str, str]]:
         if self._past:
-            # Ray's '*' ends at a '/', and takes in a name that goes on after this one; the older part of a log that
-            # grew too large has a number at its end.
+            # The pattern also matches names that begin with this one. A rotated log has a number at its end.
             own = re.compile(rf"serve/replica_{self._name}_{self._name}_[^_/]+\.log(\.\d+)?")
             pattern = f"serve/replica_{self._name}_{self._name}_*.log*"
             return [(n, file) for n in nodes for file in self._ray.log_files(n, pattern) if own.fullmatch(file)]
@@ -119,26 +141,26 @@ class _Log:
 
 
 def _added(known: list[str], raws: list[str]) -> list[str]:
-    """What the end of a file has now and had not when ``known`` was its end."""
-    for same in range(min(len(known), len(raws)), -1, -1):
-        if known[len(known) - same :] == raws[:same]:
-            return raws[same:]
+    """Return the lines at the end of a file that it did not have when ``known`` was its end."""
+    for overlap in range(min(len(known), len(raws)), -1, -1):
+        if known[len(known) - overlap :] == raws[:overlap]:
+            return raws[overlap:]
     return raws
 
 
 def _last(log: tuple[_Log, list[str]], lines: int, request: str) -> list[Line]:
-    """The last of a log's lines, those that have a request's id where one is given."""
-    (where, raws), when, found = log, "", []
+    """Return the last lines of a log; of a request alone where its id is given."""
+    (source, raws), last_time, selected = log, "", []
     for raw in raws:
         content = _content(raw)
-        when = content.get("asctime") or when
+        last_time = content.get("asctime") or last_time
         if not request or request in raw:
-            found.append(Line(where.node, where.replica, content, when))
-    return found[-lines:] if lines else []
+            selected.append(Line(source.node, source.replica, content, last_time))
+    return selected[-lines:] if lines else []
 
 
 def _in_order(logs: Iterable[list[Line]]) -> list[Line]:
-    return sorted((line for lines in logs for line in lines), key=lambda line: line.when)
+    return sorted((line for lines in logs for line in lines), key=lambda line: line.time)
 
 
 def _content(raw: str) -> dict[str, Any]:
@@ -146,6 +168,6 @@ def _content(raw: str) -> dict[str, Any]:
         content = json.loads(raw)
     except ValueError:
         return {"message": raw}
-    # What an algorithm writes past Serve's logger may be JSON of its own.
-    ours = isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("asctime", "message"))
-    return content if ours else {"message": raw}
+    # An algorithm that does not use Serve's logger may write JSON of its own.
+    is_record = isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("asctime", "message"))
+    return content if is_record else {"message": raw}

@@ -1,4 +1,4 @@
-"""Makes a new algorithm package that works as it is, and the section that serves it."""
+"""A new algorithm package that works unchanged, and the section that serves it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelserve.config import parser
 from modelserve.errors import UserError
 
 BACKEND = '''\
-"""What does {name} answer? Load the model in _model_init, use it in _model_inference."""
+"""{name}: load the model in _model_init, use it in _model_inference."""
 
 import modelserve
 
@@ -29,12 +29,12 @@ WARMUP = '{"text": "good morning"}'
 
 
 def route_of(name: str) -> str:
-    """The route of a new package: ``face-detection`` for ``FaceDetection``."""
+    """Return the route of a new package: ``face-detection`` for ``FaceDetection``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_+", "-", name).strip("-").lower()
 
 
 def section_of(name: str) -> str:
-    """The section of conf.ini that serves a new package."""
+    """Return the section of conf.ini that serves a new package."""
     lines = [f"[{parser.SECTION_PREFIX}{name}]", f"backend = {name}", f"route = {route_of(name)}"]
     return "\n".join([*lines, "method = GET, POST", f"warmup = {WARMUP}"]) + "\n"
 
@@ -44,32 +44,32 @@ def make(root: Path, name: str) -> Path:
 
     Args:
         root: the project: the directory of ``conf.ini`` and ``algopkg``.
-        name: of the package and its class.
+        name: the name of the package and of its class.
 
     Returns:
         The package's directory.
 
     Raises:
-        UserError: the name is none, is taken, or the section would not fit conf.ini. Nothing was made then.
+        UserError: the name is invalid or in use, or conf.ini cannot take the section. Nothing is made then.
     """
     if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
         raise UserError(f"'{name}' cannot name a package and its class", "Use letters, digits and '_': FaceDetection")
     directory = root / "algopkg" / name
     if directory.exists():
-        raise UserError(f"{directory} is there already", "Choose another name, or remove it")
+        raise UserError(f"{directory} exists already", "Choose another name, or remove it")
     file = root / "conf.ini"
     if not file.is_file():
         raise UserError(f"{file} is missing", "Run this in the project's directory, or give --project")
     text = parser.read(file)
     added = ("" if text.endswith("\n") else "\n") + "\n" + section_of(name)
-    # A Jinja template may be one that only Ansible can read: then what would be added is not checked.
+    # Some Jinja templates only Ansible can read: the new section is then not checked.
     if parser.parse_unless_template(text, str(file)) is not None:
         parser.parse(text + added, str(file))
     directory.mkdir(parents=True)
     (directory / "__init__.py").touch()
-    (directory / "requirements.txt").write_text("# name==version, one a line: what backend.py imports\n")
+    (directory / "requirements.txt").write_text("# what backend.py imports, one per line: name==version\n")
     (directory / "backend.py").write_text(BACKEND.format(name=name))
-    # Appended in the file's own line ends: what the user wrote is not written anew, whatever the locale.
+    # Appended with the file's own line ends: the user's text stays byte for byte, in any locale.
     newline = "\r\n" if b"\r\n" in file.read_bytes() else "\n"
     with file.open("a", encoding="utf-8", newline=newline) as stream:
         stream.write(added)

@@ -1,9 +1,10 @@
-"""A package before it is deployed: what it is tried with, and the environment it is tried in."""
+"""A package before it is deployed: tested with one request, served on this machine, or opened in a shell."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,75 +17,83 @@ from modelserve.config.section import Conf, Section
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import Location, Problem, UserError, validation_problems
+from modelserve.replica.arguments import LocalServerArgs, TryOnceArgs
 from modelserve.serve.application import args_of
+from modelserve.serve.contract import AppArgs, UserConfig
 from modelserve.settings import Settings
 from modelserve.store.store import Store
+
+PLACEHOLDER_ROUTE = "test"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a package is tried with.
+    """A package with everything that it is tried with.
 
     Attributes:
-        section: as in conf.ini; made up where the package has none there.
-        package: its directory.
-        zoo: the directory of model files.
+        section: the section of conf.ini; a made-up one where the package has none.
+        package: directory of the package.
+        zoo: directory of the model files.
     """
 
     section: Section
     package: Path
     zoo: Path
 
-    def app(self) -> dict[str, Any]:
-        """Fields of :class:`modelserve.serve.contract.AppArgs`."""
-        return args_of(self.section, self.package, [self.zoo / model for model in self.section.model]).to_serve()
+    @property
+    def args(self) -> AppArgs:
+        """What the replica is made of."""
+        return args_of(self.section, self.package, [self.zoo / model for model in self.section.model])
 
-    def config(self) -> dict[str, Any]:
-        """What :meth:`modelserve.replica.deployment.Algorithm.reconfigure` takes."""
+    @property
+    def config(self) -> UserConfig:
+        """What the section configures in a running replica."""
         section = self.section
-        kept = {"user_config": section.user_config, "warmup": section.warmup}
-        return {**kept, "request_timeout": section.request_timeout}
+        return UserConfig(
+            user_config=section.user_config, warmup=section.warmup, request_timeout=section.request_timeout
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of its process."""
+        return {**os.environ, **self.section.env}
 
 
-def trial(settings: Settings, name: str, root: Path | None = None, **given: str | None) -> Trial:
-    """Find out what a package is tried with: what is given, else its section of conf.ini, else its only class.
+def prepare(settings: Settings, name: str, root: Path | None = None, **overrides: str | None) -> Trial:
+    """Return a package as it is tried: with the overrides, else its section of conf.ini, else its only class.
 
     Args:
         settings: the cluster's settings.
         name: the package under ``algopkg/``.
-        root: the directory of ``conf.ini``, ``algopkg`` and ``Model_ZOO``; None takes modelserve_home.
-        given: values for keys of the section, as conf.ini has them; None for what was not given.
+        root: directory of ``conf.ini``, ``algopkg`` and ``Model_ZOO``; None: modelserve_home.
+        overrides: values for keys of the section, as conf.ini has them; None leaves a key as it is.
 
     Raises:
-        UserError: there is no such package, class or model, or several classes to choose from.
+        UserError: the package, class or model does not exist, or the package has several classes.
     """
     root = root or settings.home
     package, zoo = root / "algopkg" / name, root / "Model_ZOO"
-    values = {key: value for key, value in given.items() if value is not None}
+    values = {key: value for key, value in overrides.items() if value is not None}
     section = _section(root, settings, name)
-    data = {"route": "test"} if section is None else section.model_dump(exclude={"name"}, exclude_unset=True)
     if section is None and "backend" not in values:
-        classes = project.classes_of(package) if package.is_dir() else []
-        if package.is_dir() and len(classes) != 1:
-            raise UserError(
-                f"{package}/backend.py has {len(classes)} classes: {', '.join(classes)}",
-                f"Give --backend, or write a section [{parser.SECTION_PREFIX}{name}] in conf.ini",
-            )
-        values["backend"] = classes[0] if classes else name
+        values["backend"] = _only_class(package, name)
+    own = {"route": PLACEHOLDER_ROUTE}
+    if section is not None:
+        own = section.model_dump(exclude={"name"}, exclude_unset=True)
     try:
-        section = Section.model_validate({**data, **values, "name": name})
+        section = Section.model_validate({**own, **values, "name": name})
     except ValidationError as error:
         invalid = validation_problems(error, Location(), values)
         raise UserError([Problem(f"--{problem.key}: {problem.message}", problem.fix) for problem in invalid]) from None
-    there = [path.name for path in zoo.glob("*")]
-    problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", there, "the test")
+    models = [path.name for path in zoo.glob("*") if path.is_file()]
+    problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", models, "the test")
     if problems:
         raise UserError(problems)
     return Trial(section, package, zoo)
 
 
 def environment_of(settings: Settings, package: Path, progress: Callable[[str], None]) -> Environment:
-    """A package's environment, built where it is missing.
+    """Return a package's environment, which is built where it is missing.
 
     Raises:
         UserError: it cannot be built.
@@ -96,26 +105,67 @@ def environment_of(settings: Settings, package: Path, progress: Callable[[str], 
     return environment
 
 
-def serve(
-    settings: Settings, tried: Trial, port: int, progress: Callable[[str], None], as_json: bool = False
-) -> NoReturn:
-    """Become a server of the package alone, on 127.0.0.1, in its own environment; ``as_json``: it says so as JSON.
+def test(settings: Settings, trial: Trial, params: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
+    """Load a package in its own environment and run one request.
+
+    Args:
+        settings: the cluster's settings; its store keeps the environment.
+        trial: the package.
+        params: the request.
+        progress: called with a line about each long step.
+
+    Returns:
+        ``ok`` with ``answer``, ``load_s`` and ``answer_s``, or not ``ok`` with ``error``.
 
     Raises:
         UserError: the environment cannot be built.
     """
-    environment = environment_of(settings, tried.package, progress)
-    where = {"port": port, "route": f"/{tried.section.route}", "json": as_json}
-    question = {"app": tried.app(), "config": tried.config(), **where}
-    python = str(environment.path / "bin" / "python")
-    variables = {**os.environ, **tried.section.env}
-    os.execve(python, [python, "-m", "modelserve.replica.local_server", json.dumps(question)], variables)
+    python = _python(environment_of(settings, trial.package, progress))
+    argument = TryOnceArgs(app=trial.args, params=params).model_dump_json()
+    command = [python, "-m", "modelserve.replica.try_once", argument]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=trial.variables, check=False)
+    last = run.stdout.strip().splitlines()[-1:]
+    try:
+        result: dict[str, Any] = json.loads(last[0])
+    except (IndexError, ValueError):
+        return {"ok": False, "error": f"the package ended its Python (exit code {run.returncode}) before it answered"}
+    return result
+
+
+def serve(
+    settings: Settings, trial: Trial, port: int, progress: Callable[[str], None], as_json: bool = False
+) -> NoReturn:
+    """Replace this process by a server of the package alone, on 127.0.0.1, in the package's own environment.
+
+    Args:
+        settings: the cluster's settings; its store keeps the environment.
+        trial: the package.
+        port: TCP port.
+        progress: called with a line about each long step.
+        as_json: whether the server prints JSON documents.
+
+    Raises:
+        UserError: the environment cannot be built.
+    """
+    python = _python(environment_of(settings, trial.package, progress))
+    arguments = LocalServerArgs(
+        app=trial.args, config=trial.config, port=port, route=f"/{trial.section.route}", as_json=as_json
+    )
+    command = [python, "-m", "modelserve.replica.local_server", arguments.model_dump_json()]
+    os.execve(python, command, trial.variables)
 
 
 def shell(
     settings: Settings, name: str, root: Path | None, command: str | None, progress: Callable[[str], None]
 ) -> NoReturn:
-    """Become a shell in a package's environment and directory, with its section's variables, or one command there.
+    """Replace this process by a shell in a package's directory, with its environment and its section's variables.
+
+    Args:
+        settings: the cluster's settings; its store keeps the environment.
+        name: the package under ``algopkg/``.
+        root: directory of ``conf.ini`` and ``algopkg``; None: modelserve_home.
+        command: run instead of an interactive shell.
+        progress: called with a line about each long step.
 
     Raises:
         UserError: there is no such package, or its environment cannot be built.
@@ -135,10 +185,27 @@ def shell(
     os.execve("/bin/bash", ["bash", "-c", command], variables)
 
 
+def _python(environment: Environment) -> str:
+    return str(environment.path / "bin" / "python")
+
+
+def _only_class(package: Path, name: str) -> str:
+    """Return the only class of a package; a package that does not exist is reported by the check of the project."""
+    if not package.is_dir():
+        return name
+    classes = project.classes_of(package)
+    if len(classes) != 1:
+        raise UserError(
+            f"{package}/backend.py has {len(classes)} classes: {', '.join(classes)}",
+            f"Give --backend, or write a section [{parser.SECTION_PREFIX}{name}] in conf.ini",
+        )
+    return classes[0]
+
+
 def _section(root: Path, settings: Settings, name: str) -> Section | None:
     for file in (root / "conf.ini", settings.conf_file):
         if file.is_file():
-            parsed = parser.parse_unless_template(parser.read(file), str(file))
-            if parsed is not None:  # else the head has what became of it
-                return next((section for section in parsed.sections if section.name == name), None)
+            conf = parser.parse_unless_template(parser.read(file), str(file))
+            if conf is not None:  # the next file is the one that Ansible made of the template
+                return next((section for section in conf.sections if section.name == name), None)
     return None

@@ -1,3 +1,3 @@
-"""The command line: one module per audience, and one for output."""
+"""The command line: one module per audience, and the parts that they share."""
 
 from modelserve.cli.main import entry as entry

@@ -1,115 +1,58 @@
-"""Plans and states as text: readable at 80 columns, plain where the output is not a terminal."""
+"""The output of commands: one JSON document with ``--json``, else text."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
+from modelserve.errors import Problem
 
-from modelserve.config.routes import FULL_WEIGHT
-from modelserve.deploy.plan import SIGNS, Difference, Plan
-from modelserve.deploy.releases import Release
-from modelserve.security.keys import Key
+# Exit codes: success, failure of what was asked for, and a wrong command line (the code of argparse).
+DONE, FAILED, WRONG = 0, 1, 2
 
 
-def plan_text(plan: Plan) -> str:
-    """A plan as a diff: a line per algorithm, and one per thing that changes in it."""
-    lines = []
-    if plan.port is not None:
-        old, new = plan.port
-        lines.append(f"~ port {new}" if old is None else f"~ port {old} -> {new}")
-    for change in plan.changes:
-        lines.append(f"{SIGNS[change.action]} {change.name}")
-        if change.action == "change":
-            lines += [f"    {_difference(difference)}" for difference in change.differences]
-    lines += [f"  {name} (unchanged)" for name in plan.unchanged]
-    return "\n".join(lines) if plan else "nothing to do: what conf.ini says is served"
+def emit(
+    options: argparse.Namespace, document: Mapping[str, Any], text: str | Callable[[], str], ok: bool = True
+) -> None:
+    """Print the result of a command.
+
+    Args:
+        options: the options of the command; ``json`` selects the document.
+        document: the result.
+        text: the result for people; a function is called only where its text is printed.
+        ok: the ``ok`` of the document.
+    """
+    if options.json:
+        print(json.dumps({"ok": ok, **document}))
+    else:
+        print(text if isinstance(text, str) else text())
 
 
-def _difference(difference: Difference) -> str:
-    how = "new replicas" if difference.new_replicas else "in place"
-    if difference.what in ("code", "environment", "model", "env"):
-        return f"{difference.what} ({how})"
-    return f"{difference.what}: {_short(difference.old)} -> {_short(difference.new)} ({how})"
+def emit_problems(as_json: bool, problems: Sequence[Problem]) -> None:
+    """Print the problems of a command that failed.
+
+    Args:
+        as_json: whether standard output gets a document, too.
+        problems: each is a line on standard error.
+    """
+    if as_json:
+        print(json.dumps({"ok": False, "problems": [problem.as_dict() for problem in problems]}))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, dict) and "max_replicas" in value:
-        numbers = f"{value.get('min_replicas', 1)} to {value['max_replicas']}"
-        start = f", {value['initial_replicas']} at first" if "initial_replicas" in value else ""
-        return f"{numbers} at {value.get('target_ongoing_requests', 2):g} requests each{start}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def progress_of(options: argparse.Namespace) -> Callable[[str], None]:
+    """Return a function that prints a line of progress: on standard error where standard output has a document."""
+    return to_stderr if options.json else _to_stdout
 
 
-def status_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of :meth:`modelserve.deploy.controller.Controller.status` as a table."""
-    if not rows:
-        return "nothing is served: conf.ini has no section, or was not applied yet"
-    url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # to be copied: never cut
-    shared = any(row["url"] and row["weight"] != FULL_WEIGHT for row in rows)
-    table = Table("algorithm", "status", "replicas", *(["share"] if shared else []), url, box=box.SIMPLE_HEAD)
-    for row in rows:
-        share = [f"{row['weight']:.3g}%" if row["url"] else ""] if shared else []
-        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", *share, row["url"])
-    messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
-    return "\n".join([*_lines(table), *messages])
+def to_stderr(line: str) -> None:
+    """Print a line on standard error at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def releases_table(releases: list[Release]) -> str:
-    """The kept releases, the newest first; the first is what is served."""
-    if not releases:
-        return "nothing was released yet"
-    table = Table("release", "time (UTC)", "by", "changes", box=box.SIMPLE_HEAD)
-    for release in releases:
-        changes = [f"rollback to {release.rollback_of}"] if release.rollback_of else []
-        when = release.time.replace("T", " ").rstrip("Z")
-        table.add_row(str(release.number), when, release.by, "\n".join([*changes, *release.changes]) or "-")
-    return "\n".join(_lines(table))
-
-
-def release_text(release: Release) -> str:
-    """A release: what each algorithm is made of, and its conf.ini."""
-    head = f"release {release.number}, {release.time}, by {release.by}"
-    lines = [head + (f", a rollback to {release.rollback_of}" if release.rollback_of else ""), ""]
-    for name, app in release.target.applications.items():
-        lines += [name, f"  code         {app.package.path.name}", f"  environment  {app.environment.path.name}"]
-        lines += [f"  model        {model.path.name} ({model.hash[:12]})" for model in app.models]
-    return "\n".join([*lines, "", "conf.ini:", *(f"  {line}".rstrip() for line in release.target.conf.splitlines())])
-
-
-def nodes_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of :meth:`modelserve.cluster.nodes.Nodes.table` as a table."""
-    table = Table("node", "address", "state", "GPUs", "replicas", "algorithms", box=box.SIMPLE_HEAD)
-    for row in rows:
-        algorithms = ", ".join(row["algorithms"])
-        table.add_row(row["name"], row["address"], row["state"], f"{row['gpus']:g}", str(row["replicas"]), algorithms)
-    down = [
-        f"{row['name']} is down: is the host on? 'docker logs' there says more"
-        for row in rows
-        if row["state"] == "DOWN"
-    ]
-    return "\n".join([*_lines(table), *down])
-
-
-def keys_table(keys: list[Key], of_inventory: set[str]) -> str:
-    """The keys: whose they are, and what they are for."""
-    if not keys:
-        return "there is no key yet: modelserve keys add NAME"
-    table = Table("client", "algorithms", "requests/s", "max concurrent", "from", box=box.SIMPLE_HEAD)
-    for key in keys:
-        limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.max_concurrent)]
-        source = "inventory" if key.client in of_inventory else key.created.partition("T")[0]
-        table.add_row(key.client, ", ".join(key.algorithms) or "all", *limits, source)
-    return "\n".join(_lines(table))
-
-
-def _lines(table: Table) -> list[str]:
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80)
-    with console.capture() as capture:
-        console.print(table)
-    return [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+def _to_stdout(line: str) -> None:
+    print(line, flush=True)

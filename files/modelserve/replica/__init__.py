@@ -1,2 +1,4 @@
-"""What runs inside a replica, in the algorithm's own environment:
-only Ray, orjson, pydantic, starlette and uvicorn exist there."""
+"""The part that runs inside a replica, in the algorithm's own environment.
+
+Only Ray, orjson, pydantic, starlette and uvicorn exist there.
+"""

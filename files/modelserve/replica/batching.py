@@ -1,4 +1,4 @@
-"""Gathers concurrent requests into batches: few wait for each other while the model is idle, many while it works."""
+"""Batches of concurrent requests: small and after a short wait while the model is idle, large while it is busy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelserve.replica.uvicorn_compat import Client, ClientLeft
+from modelserve.replica.uvicorn_compat import Client, ClientDisconnectedError
 
-Params = Any  # a request: its JSON object, or what the inference is annotated with
+Params = Any  # a request: its JSON object, or an instance of the annotated type
 
 
-def guarded(infer: Callable[[Any], Any], params: Any, client: Client | None = None) -> Any:
-    """Call an inference; what ends a program, or gets lost on the way to the event loop, becomes a RuntimeError.
+def call_inference(infer: Callable[[Any], Any], params: Any, client: Client | None = None) -> Any:
+    """Return what an inference returns.
+
+    Args:
+        infer: the inference.
+        params: the request, or the requests of a batch.
+        client: sender of the request; None skips the check of its connection.
 
     Raises:
-        ClientLeft: ``client`` does not wait for it any more.
+        ClientDisconnectedError: ``client`` closed its connection.
+        RuntimeError: the inference raised SystemExit, which would end the replica, or StopIteration, which no future
+            can hold.
+        Exception: whatever else the inference raises.
     """
     if client is not None:
-        client.require()
+        client.require_connected()
     try:
         return infer(params)
     except (SystemExit, StopIteration) as error:
@@ -37,14 +45,23 @@ class _Item:
 
 
 class Batcher:
-    """Calls ``infer`` in ``executor``, ``threads`` times at once at most, with up to ``size`` requests each.
+    """Calls an inference with batches of requests.
 
-    A free thread takes what waits once that is ``size`` requests, or the oldest has waited for ``wait_s``.
+    A free thread takes the waiting requests when there are ``size`` of them, or when the oldest has waited ``wait_s``.
     """
 
     def __init__(
         self, infer: Callable[[list[Params]], Sequence[Any]], executor: Executor, threads: int, size: int, wait_s: float
     ) -> None:
+        """Make an empty batcher.
+
+        Args:
+            infer: returns one result per request.
+            executor: runs ``infer``.
+            threads: largest number of concurrent calls.
+            size: largest number of requests in a call.
+            wait_s: longest time in seconds that the oldest request waits for others.
+        """
         self._infer = infer
         self._executor = executor
         self._threads = threads
@@ -52,15 +69,15 @@ class Batcher:
         self._wait_s = wait_s
         self._waiting: list[_Item] = []
         self._workers: set[asyncio.Task[None]] = set()
-        self._full: asyncio.Future[None] | None = None  # there while a worker gathers
+        self._full: asyncio.Future[None] | None = None  # set while a worker waits for a full batch
 
-    async def ask(self, params: Params, client: Client) -> Any:
-        """Answer one request.
+    async def submit(self, params: Params, client: Client) -> Any:
+        """Return the result of one request.
 
         Raises:
-            ClientLeft: ``client`` did not wait until its turn.
-            Exception: what stands in the place of its result, or what the whole batch raised.
-            RuntimeError: the batch form did not return one result per item.
+            ClientDisconnectedError: ``client`` closed its connection before the batch began.
+            Exception: the exception in the place of the request's result, or the one that the whole batch raised.
+            RuntimeError: the inference did not return one result per request.
         """
         item = _Item(params, client, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
@@ -70,7 +87,7 @@ class Batcher:
         try:
             return await item.answer
         finally:
-            if item in self._waiting:  # whoever asked has given up
+            if item in self._waiting:  # the caller was cancelled
                 self._waiting.remove(item)
 
     def _start_worker(self) -> None:
@@ -83,15 +100,15 @@ class Batcher:
     def _end_worker(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
         if worker.cancelled():
-            self._full = None  # it may not even have begun
+            self._full = None  # its own reset does not run when it is cancelled before it begins
         else:
             self._start_worker()
 
     async def _work(self) -> None:
         try:
-            left = self._waiting[0].since + self._wait_s - time.monotonic() if self._waiting else 0
-            if self._full is not None and len(self._waiting) < self._size and left > 0:
-                await asyncio.wait([self._full], timeout=left)
+            remaining_s = self._waiting[0].since + self._wait_s - time.monotonic() if self._waiting else 0
+            if self._full is not None and len(self._waiting) < self._size and remaining_s > 0:
+                await asyncio.wait([self._full], timeout=remaining_s)
         finally:
             self._full = None
         batch = self._take()
@@ -100,15 +117,15 @@ class Batcher:
             await self._answer(batch)
 
     def _take(self) -> list[_Item]:
-        """The next batch, without those whose client has left."""
+        """Return the next batch, without requests of disconnected clients."""
         batch: list[_Item] = []
         while self._waiting and len(batch) < self._size:
             item = self._waiting.pop(0)
             try:
-                item.client.require()
-            except ClientLeft as left:
+                item.client.require_connected()
+            except ClientDisconnectedError as error:
                 if not item.answer.done():
-                    item.answer.set_exception(left)
+                    item.answer.set_exception(error)
             else:
                 batch.append(item)
         return batch
@@ -116,17 +133,17 @@ class Batcher:
     async def _answer(self, batch: list[_Item]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._executor, guarded, self._results, batch)
+            results = await loop.run_in_executor(self._executor, call_inference, self._results, batch)
         except Exception as error:
             results = [error] * len(batch)
-        except BaseException:  # nobody would answer them
+        except BaseException:  # else their callers would wait for ever
             for item in batch:
                 item.answer.cancel()
             raise
         for item, result in zip(batch, results, strict=True):
             if item.answer.done():
                 continue
-            if isinstance(result, StopIteration):  # no future takes one
+            if isinstance(result, StopIteration):  # no future can hold one
                 result = RuntimeError(f"StopIteration: {result}")
             if isinstance(result, Exception):
                 item.answer.set_exception(result)

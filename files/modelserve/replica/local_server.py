@@ -1,4 +1,4 @@
-"""Answers one algorithm's requests on this machine alone, without Ray: run by the algorithm's own Python.
+"""Serves one algorithm on this machine alone, without Ray. The algorithm's own Python runs it.
 
 python -m modelserve.replica.local_server '{"app": {...AppArgs...}, "config": {...}, "port": 8001, ...}'
 """
@@ -18,20 +18,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from modelserve.errors import Problem, UserError
+from modelserve.replica.arguments import LocalServerArgs
 from modelserve.replica.deployment import Algorithm
+from modelserve.serve.contract import AppArgs, UserConfig
 
 HOST = "127.0.0.1"
 
 
-class Local:
-    """An ASGI application: the algorithm below its route, as Serve would call it."""
+class LocalApplication:
+    """An ASGI application: the algorithm below its route, as Serve calls it."""
 
     def __init__(self, algorithm: Algorithm, route: str) -> None:
         self._algorithm = algorithm
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; 404 for any path that is neither the route nor below it."""
+        """Answer a request; 404 for a path that is neither the route nor below it."""
         path = scope["path"]
         if path != self._route and not path.startswith(f"{self._route}/"):
             await Response(f"Only {self._route} is answered here.\n", 404)(scope, receive, send)
@@ -40,27 +42,28 @@ class Local:
         await response(scope, receive, send)
 
 
-async def application(app: dict[str, Any], config: dict[str, Any], route: str) -> Local:
-    """Load an algorithm, and ask it the warm-up request, on the event loop it will answer on.
+async def load(app: AppArgs, config: UserConfig, route: str) -> LocalApplication:
+    """Load an algorithm and run its warm-up request on the event loop that answers requests later.
 
     Args:
-        app: fields of :class:`modelserve.serve.contract.AppArgs`.
-        config: what :meth:`modelserve.replica.deployment.Algorithm.reconfigure` takes.
-        route: with its leading slash.
+        app: what the replica is made of.
+        config: what the section configures.
+        route: path with its leading slash.
 
     Raises:
-        Exception: whatever loading raises; RuntimeError for a warm-up that fails.
+        Exception: whatever loading raises.
+        RuntimeError: the warm-up request failed.
     """
-    algorithm = Algorithm(app)
-    await algorithm.reconfigure(config)
-    return Local(algorithm, route)
+    algorithm = Algorithm(app.model_dump())
+    await algorithm.reconfigure(config.model_dump())
+    return LocalApplication(algorithm, route)
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that takes connections on 127.0.0.1.
+    """Return a socket that accepts connections on 127.0.0.1.
 
     Raises:
-        UserError: the port is taken, or not this user's to have.
+        UserError: the port is in use, or reserved for another user.
     """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -69,45 +72,49 @@ def listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = error.strerror if isinstance(error, OSError) else "no such port"
-        raise UserError(f"port {port} cannot be had on {HOST} ({reason})", "Choose another with --port") from None
+        raise UserError(f"port {port} is not available on {HOST} ({reason})", "Choose another with --port") from None
     listener.listen()
     return listener
 
 
-def question_line(method: str, url: str, params: dict[str, Any]) -> str:
-    """The command that asks a route, as a shell takes it."""
+def curl_command(method: str, url: str, params: dict[str, Any]) -> str:
+    """Return the shell command that sends a request to a route."""
     return shlex.join(["curl", "-X", method, url, "-d", json.dumps(params)])
 
 
-async def serve(question: dict[str, Any]) -> None:
-    """Load, then answer until a signal comes."""
-    import uvicorn  # in every environment, from Ray; the tests' has none
+async def serve(arguments: LocalServerArgs) -> None:
+    """Load the algorithm, then answer requests until a signal arrives."""
+    import uvicorn  # every environment has it from Ray; the tests' environment may not
 
-    # Had before the model is loaded: who has to wait for that should not hear of a taken port afterwards.
-    listener = listen(question["port"])
-    local = await application(question["app"], question["config"], question["route"])
-    server = uvicorn.Server(uvicorn.Config(local, log_level="warning", lifespan="off"))
-    url = f"http://{HOST}:{question['port']}{question['route']}"
-    line = question_line(question["app"]["methods"][0], url, question["config"].get("warmup") or {})
-    ready = json.dumps({"ok": True, "url": url, "try": line})
-    print(ready if question.get("json") else f"answering until Ctrl-C; try:\n{line}", flush=True)
+    # Bound before the model is loaded: a port that is in use is reported without that wait.
+    listener = listen(arguments.port)
+    application = await load(arguments.app, arguments.config, arguments.route)
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
+    url = f"http://{HOST}:{arguments.port}{arguments.route}"
+    command = curl_command(arguments.app.methods[0], url, arguments.config.warmup or {})
+    ready = json.dumps({"ok": True, "url": url, "try": command})
+    print(ready if arguments.as_json else f"answering until Ctrl-C; try:\n{command}", flush=True)
     await server.serve([listener])
 
 
 def main(argument: str) -> int:
-    """Serve what the argument says; 1 where that cannot be, told in one line, after the traceback of what loads."""
-    question = json.loads(argument)
+    """Serve the algorithm of the argument and return the exit code.
+
+    Where it cannot be served, the code is 1 and one line names the cause, after the traceback of the author's code.
+    """
+    arguments = LocalServerArgs.model_validate_json(argument)
     try:
-        asyncio.run(serve(question))
-        return 0
+        asyncio.run(serve(arguments))
     except KeyboardInterrupt:
         return 0
     except UserError as error:
         problem = error.problems[0]
     except Exception as error:
         traceback.print_exc()  # the author's own code
-        problem = Problem(f"{question['app']['name']} did not load: {type(error).__name__}: {error}")
-    if question.get("json"):
+        problem = Problem(f"{arguments.app.name} did not load: {type(error).__name__}: {error}")
+    else:
+        return 0
+    if arguments.as_json:
         print(json.dumps({"ok": False, "problems": [problem.as_dict()]}))
     print(f"error: {problem}", file=sys.stderr)
     return 1

@@ -1,17 +1,17 @@
-"""Serve's access log, where it is switched off: no record is made of a request that no handler would write."""
+"""Serve's access log where it is switched off: no record is made that no handler would write."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-MARK = "serve_access_log"  # what Serve gives the records of its access log, and filters them by
+MARK = "serve_access_log"  # the attribute by which Serve marks and filters the records of its access log
 
 
-def spare(logger: logging.Logger) -> None:
-    """From now on ``logger.info`` makes no record of what is marked as access log; everything else is as it was.
+def skip_access_log(logger: logging.Logger) -> None:
+    """Let ``logger.info`` make no record of the access log. All other records stay as they are.
 
-    Serve makes one for each request and drops it at its handlers: a tenth of what a small request costs a replica.
+    Serve makes one for each request and drops it at its handlers: a tenth of a small request's cost in a replica.
     """
 
     def info(msg: object, *args: Any, **options: Any) -> None:

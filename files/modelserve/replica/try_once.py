@@ -1,9 +1,9 @@
-"""Loads a package and asks it one request, without Serve: run by the algorithm's own Python.
+"""Loads a package and runs one request, without Serve. The algorithm's own Python runs it.
 
     python -m modelserve.replica.try_once '{"app": {...AppArgs...}, "params": {...}}'
 
-Prints one line of JSON: ``{"ok": true, "answer": {...}}`` or ``{"ok": false, "error": "..."}`` with the traceback on
-standard error.
+The last line of standard output is JSON: ``{"ok": true, "answer": {...}}`` or ``{"ok": false, "error": "..."}``.
+Standard error has the traceback.
 """
 
 from __future__ import annotations
@@ -15,39 +15,42 @@ import time
 import traceback
 from typing import Any
 
+from modelserve.replica.arguments import TryOnceArgs
 from modelserve.replica.deployment import Backend
 from modelserve.serve.contract import AppArgs
 
 
-def try_once(app: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """Load a backend and ask it one request.
+def try_once(app: AppArgs, params: dict[str, Any]) -> dict[str, Any]:
+    """Load a backend and run one request.
 
     Args:
-        app: fields of :class:`modelserve.serve.contract.AppArgs`.
+        app: what the replica is made of.
         params: the request.
 
     Returns:
-        ``answer``, and the seconds ``load_s`` and ``answer_s``.
+        ``answer``, and the durations ``load_s`` and ``answer_s`` in seconds.
 
     Raises:
-        Exception: whatever loading raises; RuntimeError for an answer with ``status`` 0.
+        Exception: whatever loading raises.
+        RuntimeError: the answer's ``status`` is 0.
     """
     started = time.perf_counter()
-    backend = Backend(AppArgs.model_validate(app))
+    backend = Backend(app)
     loaded = time.perf_counter()
     answer = asyncio.run(backend.warm_up(params))
     return {"answer": answer, "load_s": loaded - started, "answer_s": time.perf_counter() - loaded}
 
 
 def main(argument: str) -> int:
-    question = json.loads(argument)
+    """Run the request of the argument and return the exit code."""
+    arguments = TryOnceArgs.model_validate_json(argument)
     try:
-        print(json.dumps({"ok": True, **try_once(question["app"], question["params"])}))
-        return 0
+        print(json.dumps({"ok": True, **try_once(arguments.app, arguments.params)}))
     except Exception as error:
-        traceback.print_exc()
+        traceback.print_exc()  # the author's own code
         print(json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}"}))
         return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What does an algorithm take and give? Reads the annotations of its inference, checks requests against them.
+"""The types of an algorithm's request and result: read from annotations, checked, and published as JSON Schemas.
 
-Runs inside replicas, so it needs nothing but pydantic, which every environment has from Ray.
+It runs inside replicas and needs nothing but pydantic, which every environment has from Ray.
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,8 +16,12 @@ from pydantic.errors import PydanticUserError
 _UNTYPED = (dict, Any, Mapping, inspect.Parameter.empty)
 
 
-class InvalidInput(Exception):
-    """A request that does not fit the annotation. ``errors`` name each ``field`` and its ``problem``."""
+class InvalidInputError(Exception):
+    """A request does not fit the annotation.
+
+    Attributes:
+        errors: the ``field`` and the ``problem`` of each error.
+    """
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{error['field'] or 'the body'}: {error['problem']}" for error in errors))
@@ -27,46 +31,50 @@ class InvalidInput(Exception):
 class Types:
     """The annotated input and output of a backend's ``_model_inference``.
 
-    The input is typed where its parameter is annotated with a pydantic model, a dataclass or a ``TypedDict``, and the
-    output where the return is annotated; for a backend with ``_model_inference_batch`` alone, its list's item types.
-    An annotation that cannot be read or checked counts as none: what it says is the author's, not ours.
+    The input is typed where the first parameter is annotated with a pydantic model, a dataclass or a ``TypedDict``, and
+    the output where the return value is annotated. An annotation that pydantic cannot read or check counts as none.
     """
 
-    def __init__(self, method: typing.Callable[..., Any], batch: bool = False) -> None:
-        """Args: ``method`` is the bound or plain function; ``batch`` says that it takes and gives lists of them."""
+    def __init__(self, method: Callable[..., Any], batch: bool = False) -> None:
+        """Read the annotations.
+
+        Args:
+            method: the inference as it is called: a bound method, which has no ``self`` of whatever name.
+            batch: whether it takes and returns lists; the types are then those of the items.
+        """
         hints = _hints(method)
-        names = [name for name in inspect.signature(method).parameters if name != "self"]
-        given, returned = hints.get(names[0]) if names else None, hints.get("return")
+        parameters = list(inspect.signature(method).parameters)
+        taken, returned = hints.get(parameters[0]) if parameters else None, hints.get("return")
         if batch:
-            given, returned = _item(given), _item(returned)
-        self.input = _adapter(given)
+            taken, returned = _item(taken), _item(returned)
+        self.input = _adapter(taken)
         self.output = _adapter(returned)
 
     def check(self, params: dict[str, Any]) -> Any:
-        """A request's JSON object as the annotation says: a model, say; as it is where nothing is annotated.
+        """Return a request's JSON object in the annotated type; unchanged where there is none.
 
         Raises:
-            InvalidInput: naming each field that does not fit.
+            InvalidInputError: a field does not fit.
         """
         if self.input is None:
             return params
         try:
             return self.input.validate_python(params)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
-            problems = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in found]
-            raise InvalidInput(problems) from None
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            errors = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in details]
+            raise InvalidInputError(errors) from None
 
     def document(self) -> dict[str, Any]:
-        """JSON Schemas of ``input`` and ``output``; an untyped input is any object, an untyped output anything."""
-        given = self.input.json_schema() if self.input else {"type": "object"}
-        return {"input": given, "output": self.output.json_schema(mode="serialization") if self.output else {}}
+        """Return the JSON Schemas ``input`` and ``output``: any object and any value where there is no type."""
+        taken = self.input.json_schema() if self.input else {"type": "object"}
+        return {"input": taken, "output": self.output.json_schema(mode="serialization") if self.output else {}}
 
 
-def _hints(method: typing.Callable[..., Any]) -> dict[str, Any]:
+def _hints(method: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(method)
-    except Exception:  # a name under TYPE_CHECKING, say: whatever evaluating an annotation raises
+    except Exception:  # evaluating an author's annotation can raise anything, as for a name under TYPE_CHECKING
         return {}
 
 
@@ -81,6 +89,6 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         adapter.json_schema()
-    except PydanticUserError:  # no schema for an array's class, say
+    except PydanticUserError:  # no schema, as for the class of an array
         return None
     return adapter

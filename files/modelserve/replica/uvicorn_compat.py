@@ -1,7 +1,7 @@
-"""The connection a request came by: is its client still there, and how is its answer written?
+"""The connection of a request: whether its client is connected, and how its answer is written.
 
-Serve's HTTP server is uvicorn, whose ``receive`` is a method of all that it keeps of a request. Where ``receive`` is
-another's, nothing is known of the connection, and answers are written as the server does it.
+Serve's HTTP server is uvicorn, whose ``receive`` is a method of the object that holds the state of a request. Where
+``receive`` belongs to another server, a client counts as connected, and that server writes the answers.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 
-class ClientLeft(Exception):
-    """Whoever asked has closed the connection: nobody would read the answer."""
+class ClientDisconnectedError(Exception):
+    """The client closed its connection: nothing would read the answer."""
 
 
 class Client:
-    """Whoever sent a request."""
+    """The sender of a request."""
 
     def __init__(self, request: Request | None = None) -> None:
-        """Args: ``request``; none for one that came by no connection."""
+        """Args: ``request``: None for one that came by no connection."""
         self._cycle: Any = None if request is None else getattr(request.receive, "__self__", None)
 
-    def require(self) -> None:
-        """Go on only while the client waits; from any thread.
+    def require_connected(self) -> None:
+        """Raise an error unless the client is connected. Safe from any thread.
 
         Raises:
-            ClientLeft: it has closed its connection.
+            ClientDisconnectedError: the client closed its connection.
         """
         if getattr(self._cycle, "disconnected", False) is True:
-            raise ClientLeft("the client closed the connection before the inference began")
+            raise ClientDisconnectedError("the client closed the connection before the inference began")
 
 
-class Answer(Response):
-    """A response whose head and body leave together: apart, they are two packets for each proxy on their way."""
+class SingleWriteResponse(Response):
+    """A response whose head and body are written together: apart, they are two packets for each proxy on their way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         cycle: Any = getattr(receive, "__self__", None)
         transport = getattr(cycle, "transport", None)
         if transport is None:
             await super().__call__(scope, receive, send)
             return
-        cycle.transport = held = _Held(transport)
+        cycle.transport = buffered = _BufferedTransport(transport)
         try:
             await super().__call__(scope, receive, send)
         finally:
             cycle.transport = transport
-            held.flush()
+            buffered.flush()
 
 
-class _Held:
-    """In the place of a transport: keeps what is written until it is flushed or closed."""
+class _BufferedTransport:
+    """A transport that buffers what is written until it is flushed or closed."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport

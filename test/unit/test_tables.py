@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelserve.cli.output import plan_text, status_table
+from modelserve.cli.tables import plan_text, status_table
 from modelserve.deploy.plan import Change, Difference, Plan
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import modelserve
 import pytest
-from modelserve.replica.backend import json_response
-from modelserve.replica.deployment import OwnLoop
+from modelserve.replica.legacy import LegacyBackend
+from modelserve.replica.responses import json_response
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from uvicorn import Config
@@ -100,7 +100,9 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 def test_an_answer_that_closes_the_connection_is_written_before() -> None:
     closing = ASK.replace(b"host:", b"connection: close\r\nhost:")
     wire = asyncio.run(exchange(echo, closing + b'{"a": 1}'))
-    assert wire.closed and len(wire.writes) == 1 and wire.writes[0].endswith(b'\r\n\r\n{"a":1}')
+    assert wire.closed
+    assert len(wire.writes) == 1
+    assert wire.writes[0].endswith(b'\r\n\r\n{"a":1}')
 
 
 def test_the_next_response_of_another_class_is_written_as_ever() -> None:
@@ -111,7 +113,8 @@ def test_the_next_response_of_another_class_is_written_as_ever() -> None:
         return answers.pop(0)
 
     wire = asyncio.run(exchange(one_after_the_other, ASK + b'{"a": 1}', ASK + b'{"a": 1}'))
-    assert b"".join(wire.writes).count(b"HTTP/1.1 200 OK") == 2 and wire.writes[-1].endswith(b"plain")
+    assert b"".join(wire.writes).count(b"HTTP/1.1 200 OK") == 2
+    assert wire.writes[-1].endswith(b"plain")
 
 
 def test_an_answer_that_cannot_be_sent_leaves_the_connection_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,5 +180,5 @@ def test_nor_by_a_class_written_the_original_way() -> None:
         inner._model_inference(await request.json())
         return {"status": 1}
 
-    asyncio.run(one_leaves(OwnLoop(original, "POST"), inner))
+    asyncio.run(one_leaves(LegacyBackend(original, "POST"), inner))
     assert inner.seen == [0, 2]

@@ -12,8 +12,8 @@ from modelserve.replica import ray_compat
 @pytest.fixture
 def logger() -> logging.Logger:
     logger = logging.Logger("ray.serve", logging.INFO)
-    ray_compat.spare(logger)
-    ray_compat.spare(logger)  # a second algorithm in one process changes nothing
+    ray_compat.skip_access_log(logger)
+    ray_compat.skip_access_log(logger)  # a second algorithm in one process changes nothing
     return logger
 
 
@@ -36,5 +36,5 @@ def test_other_lines_are_written_and_say_where_they_come_from(
     assert record.getMessage() == "2 models"
     assert (record.funcName, record.filename) == (
         "test_other_lines_are_written_and_say_where_they_come_from",
-        "test_access_log.py",
+        "test_ray_compat.py",
     )

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modelserve.replica.deployment import Algorithm, AppArgs, Backend, json_request, load_class, model_path
+from modelserve.replica.deployment import Algorithm, Backend
+from modelserve.replica.legacy import json_request
+from modelserve.replica.loader import load_class, model_path
 from modelserve.replica.try_once import main as trial
+from modelserve.serve.contract import AppArgs
 from starlette.responses import Response
 
 SHORT = """
@@ -394,8 +397,10 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
     request = json_request({}, "GET", path)
     request.scope["root_path"] = root
     document = json.loads(bytes(asyncio.run(algorithm(request)).body))
-    assert document["methods"] == ["POST"] and document["example"] == {"text": "a"}
-    assert document["input"]["required"] == ["text"] and document["output"]["items"] == {"type": "string"}
+    assert document["methods"] == ["POST"]
+    assert document["example"] == {"text": "a"}
+    assert document["input"]["required"] == ["text"]
+    assert document["output"]["items"] == {"type": "string"}
 
 
 def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
@@ -407,4 +412,12 @@ def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
 def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": ORIGINAL}, "algo_backend").model_dump())
     document = json.loads(bytes(asyncio.run(algorithm(json_request({}, "GET", "/schema"))).body))
-    assert document["input"] == {"type": "object"} and "example" not in document
+    assert document["input"] == {"type": "object"}
+    assert "example" not in document
+
+
+def test_an_attribute_of_a_class_without_types_is_not_taken_for_its_types(make: Make) -> None:
+    source = ORIGINAL.replace("self.config = None", "self.config, self.types = None, ['cat', 'dog']", 1)
+    algorithm = Algorithm(make({"backend.py": source}, "algo_backend").model_dump())
+    response = asyncio.run(algorithm(json_request({}, "GET", "/schema")))
+    assert json.loads(bytes(response.body))["input"] == {"type": "object"}

@@ -1,0 +1,232 @@
+"""The commands of the cluster's operators: from a plan to the release that is served, and the nodes below."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelserve.cli.options import Command, add_wait
+from modelserve.cli.output import DONE, FAILED, WRONG, emit, progress_of, to_stderr
+from modelserve.errors import UserError
+from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
+from modelserve.settings import Settings
+
+if TYPE_CHECKING:  # each command imports what it needs: `modelserve --help` does not load the controller
+    from modelserve.deploy.controller import Applied, Controller
+    from modelserve.deploy.releases import Release
+
+# The build of the image writes it.
+SBOM = Path("/opt/sbom.cdx.json")
+STATUS_POLL_S = 0.5
+ALLOW_DOWNTIME = "where new replicas have no capacity beside the old ones, stop the old ones first"
+RELEASES_ARGUMENTS = {"list": 0, "show": 1, "diff": 2}
+
+
+def register(command: Command) -> None:
+    """Add the commands."""
+    command("plan", _plan, "Show what an apply would change; change nothing.")
+    apply = command("apply", _apply, "Make the cluster serve what conf.ini says.")
+    apply.add_argument("--keep-going", action="store_true", help="apply the good changes though others fail")
+    apply.add_argument("--allow-downtime", action="store_true", help=ALLOW_DOWNTIME)
+    releases = command("releases", _releases, "List the releases, show one, or show the differences of two.")
+    releases.add_argument("action", nargs="?", choices=tuple(RELEASES_ARGUMENTS), default="list")
+    releases.add_argument("numbers", nargs="*", type=int, metavar="N", help="one for show, two for diff")
+    rollback = command("rollback", _rollback, "Return to a release: its code, environments, models, configuration.")
+    rollback.add_argument("number", nargs="?", type=int, help="the release (default: the one before the last)")
+    rollback.add_argument("--allow-downtime", action="store_true", help=ALLOW_DOWNTIME)
+    status = command("status", _status, "Show what is served.")
+    add_wait(status, "seconds to wait until every algorithm runs")
+    check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
+    check.add_argument("--project", type=Path, help="directory that holds them (default: modelserve_home)")
+    check.add_argument("--conf", help="conf.ini to check; '-' reads standard input")
+    _register_nodes(command)
+    command("smoke", _smoke, "Send each served algorithm its warm-up request over HTTP.")
+    command("sbom", _sbom, "Print the image's bill of materials: its contents as CycloneDX JSON.")
+    models = command("models", _models, "Fetch and verify the models of Model_ZOO/models.yml.")
+    models.add_argument("directory", type=Path)
+
+
+def _register_nodes(command: Command) -> None:
+    command("nodes", _nodes, "Show the nodes and the algorithms that run on them.")
+    drain = command("drain", _drain, "Move a worker's replicas to other nodes; returns when it has none.")
+    drain.add_argument("name", help="the worker's name in the inventory")
+    drain.add_argument("--timeout", type=float, default=300, metavar="S", help="time limit in seconds (default: 300)")
+    drain.add_argument("--force", action="store_true", help="though replicas have no capacity elsewhere, or stay")
+    forget = command("forget", _forget, "Remove a worker that no longer exists from the list of workers.")
+    forget.add_argument("name", help="the worker's name in the inventory")
+
+
+def _controller(options: argparse.Namespace) -> Controller:
+    from modelserve.deploy.controller import Controller
+
+    return Controller(Settings.load(), progress_of(options))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from modelserve.cli.tables import plan_text
+
+    plan, _ = _controller(options).plan()
+    emit(options, plan.as_dict(), lambda: plan_text(plan))
+
+
+def _apply(options: argparse.Namespace) -> None:
+    applied = _controller(options).apply(options.keep_going, options.allow_downtime)
+    _emit_applied(options, applied, "nothing to do: what conf.ini says is served")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    applied = _controller(options).rollback(options.number, options.allow_downtime)
+    _emit_applied(options, applied, f"nothing to do: what release {applied.rollback_of} served is served")
+    if applied.release is not None and not options.json:
+        print("conf.ini is unchanged: 'modelserve plan' shows what the next apply would change")
+
+
+def _emit_applied(options: argparse.Namespace, applied: Applied, nothing: str) -> None:
+    from modelserve.cli.tables import applied_text
+
+    document = {
+        **applied.plan.as_dict(),
+        "changed": applied.changed,
+        "release": applied.release,
+        "seconds": applied.seconds,
+        "rollback_of": applied.rollback_of,
+    }
+    emit(options, document, lambda: applied_text(applied) if applied.plan else nothing)
+
+
+def _releases(options: argparse.Namespace) -> int:
+    from modelserve.cli.tables import release_text, releases_table
+    from modelserve.deploy.releases import Releases
+
+    settings = Settings.load()
+    kept = Releases(settings.home / "releases", settings.keep_releases)
+    expected = RELEASES_ARGUMENTS[options.action]
+    if len(options.numbers) != expected:
+        to_stderr(f"error: 'releases {options.action}' takes {expected or 'no'} number{'s' * (expected != 1)}")
+        return WRONG
+    releases = [kept.read(number) for number in options.numbers]
+    if options.action == "list":
+        newest = list(kept)[::-1]
+        documents = [{**release.as_dict(), "serve": None, "conf": None} for release in newest]
+        emit(options, {"releases": documents}, lambda: releases_table(newest))
+    elif options.action == "show":
+        (release,) = releases
+        emit(options, release.as_dict(), lambda: release_text(release))
+    else:
+        _emit_difference(options, releases)
+    return DONE
+
+
+def _emit_difference(options: argparse.Namespace, releases: Sequence[Release]) -> None:
+    from modelserve.cli.tables import plan_text
+    from modelserve.deploy.plan import compare
+
+    old, new = (release.target for release in releases)
+    plan = compare(new.applications, old.applications, new.served, old.served)
+    nothing = "releases {} and {} serve the same".format(*options.numbers)
+    emit(options, plan.as_dict(), lambda: plan_text(plan) if plan else nothing)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from modelserve.cli.tables import status_table
+
+    controller = _controller(options)
+    deadline = time.monotonic() + options.wait
+    rows = controller.status()
+    while not _all_run(rows) and time.monotonic() < deadline:
+        time.sleep(STATUS_POLL_S)
+        rows = controller.status()
+    emit(options, {"algorithms": rows}, lambda: status_table(rows))
+    # Without --wait, an algorithm whose replicas still start is no failure.
+    started = not options.wait and all(row["status"] in ("RUNNING", "STOPPING") for row in rows)
+    return DONE if started or _all_run(rows) else FAILED
+
+
+def _all_run(rows: list[dict[str, Any]]) -> bool:
+    return all(
+        row["status"] == "STOPPING" or (row["status"] == "RUNNING" and row["replicas"] >= row["wanted"]) for row in rows
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    from modelserve.config import parser, project
+    from modelserve.models import zoo
+
+    root = options.project or Settings.load().home
+    file = "conf.ini" if options.conf in (None, "-") else options.conf
+    if options.conf == "-":
+        conf = parser.parse(sys.stdin.read(), file)
+    else:
+        conf, _ = parser.load(Path(options.conf or root / "conf.ini"), file)
+    directory = root / "Model_ZOO"
+    models = {path.name for path in directory.glob("*") if path.is_file()}
+    models |= {model.file for model in zoo.read(directory)}
+    problems = project.check(conf, root / "algopkg", models, file)
+    if problems:
+        raise UserError(problems)
+    # The environment variables of a section may be secret, and Ansible shows this document with -v.
+    sections = {section.name: section.model_dump(exclude={"env"}) for section in conf.sections}
+    worker = list(PORTS.values())
+    ports = {"worker": worker, "head": [*worker, *HEAD_PORTS.values(), *SERVICE_PORTS.values()]}
+    document = {"port": conf.port, "sections": sections, "ports": ports}
+    emit(options, document, f"{file}: {len(conf.sections)} algorithms, no problem found")
+
+
+def _smoke(options: argparse.Namespace) -> int:
+    from modelserve.cli.smoke import ask_all
+
+    answers = ask_all(_controller(options))
+    ok = all(answer.ok for answer in answers)
+    emit(
+        options,
+        {"answers": [answer.as_dict() for answer in answers]},
+        "\n".join(map(str, answers)) or "conf.ini has no algorithm",
+        ok,
+    )
+    return DONE if ok else FAILED
+
+
+def _sbom(_: argparse.Namespace) -> None:
+    try:
+        print(SBOM.read_text(), end="")
+    except FileNotFoundError:
+        fix = "Run it in the image: docker exec modelserve_head modelserve sbom"
+        raise UserError(f"{SBOM} does not exist on this machine", fix) from None
+
+
+def _models(options: argparse.Namespace) -> None:
+    from modelserve.models import zoo
+
+    fetched = zoo.fetch(options.directory, to_stderr)
+    emit(options, {"fetched": fetched}, f"fetched: {', '.join(fetched) or 'nothing'}")
+
+
+def _nodes(options: argparse.Namespace) -> int:
+    from modelserve.cli.tables import nodes_table
+    from modelserve.cluster.nodes import Nodes
+
+    rows = Nodes(Settings.load(), print).table()
+    emit(options, {"nodes": rows}, lambda: nodes_table(rows))
+    return FAILED if any(row["state"] == "DOWN" for row in rows) else DONE
+
+
+def _drain(options: argparse.Namespace) -> None:
+    from modelserve.cluster.nodes import Nodes
+
+    nodes = Nodes(Settings.load(), progress_of(options))
+    drained = nodes.drain(options.name, options.timeout, options.force)
+    text = f"{options.name} is drained" if drained else f"{options.name} is off: there is nothing to drain"
+    emit(options, {"drained": drained}, text)
+
+
+def _forget(options: argparse.Namespace) -> None:
+    from modelserve.cluster.nodes import Nodes
+    from modelserve.gateway.gateway import Gateway
+
+    Nodes(Settings.load(), print).forget(options.name)
+    Gateway(Settings.load(), print).refresh()  # its lists of nodes still have the worker
+    emit(options, {}, f"{options.name} is forgotten")

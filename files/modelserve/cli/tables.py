@@ -1,0 +1,147 @@
+"""Results of commands as text: readable at 80 columns, plain where the output is not a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from modelserve.config.routes import FULL_WEIGHT
+from modelserve.deploy.plan import SIGNS, Difference, Plan
+from modelserve.deploy.releases import Release
+from modelserve.security.keys import Key
+
+if TYPE_CHECKING:
+    from modelserve.author.benchmark import Measurement
+    from modelserve.deploy.controller import Applied
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as a diff: a line per algorithm, and one per difference."""
+    lines = []
+    if plan.port is not None:
+        old, new = plan.port
+        lines.append(f"~ port {new}" if old is None else f"~ port {old} -> {new}")
+    for change in plan.changes:
+        lines.append(f"{SIGNS[change.action]} {change.name}")
+        if change.action == "change":
+            lines += [f"    {_difference(difference)}" for difference in change.differences]
+    lines += [f"  {name} (unchanged)" for name in plan.unchanged]
+    return "\n".join(lines) if plan else "nothing to do: what conf.ini says is served"
+
+
+def _difference(difference: Difference) -> str:
+    how = "new replicas" if difference.new_replicas else "in place"
+    if difference.what in ("code", "environment", "model", "env"):
+        return f"{difference.what} ({how})"
+    return f"{difference.what}: {_short(difference.old)} -> {_short(difference.new)} ({how})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "max_replicas" in value:
+        numbers = f"{value.get('min_replicas', 1)} to {value['max_replicas']}"
+        start = f", {value['initial_replicas']} at first" if "initial_replicas" in value else ""
+        return f"{numbers} at {value.get('target_ongoing_requests', 2):g} requests each{start}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def applied_text(applied: Applied) -> str:
+    """Return the executed plan and the release that is served now."""
+    again = "" if applied.rollback_of is None else f", which is release {applied.rollback_of} again,"
+    return f"{plan_text(applied.plan)}\nrelease {applied.release}{again} is served after {applied.seconds:.1f} s"
+
+
+def bench_text(measurement: Measurement) -> str:
+    """Return the result of a benchmark."""
+    failures = ", ".join(f"{count} {kind}" for kind, count in measurement.failures.items()) or "none"
+    lines = [
+        f"{measurement.url}: {measurement.connections} connections, {measurement.seconds:.2f} s",
+        f"answered   {measurement.per_second} a second ({measurement.requests} requests)",
+    ]
+    if measurement.latencies_s:
+        shares = [f"p{share} {measurement.percentile_ms(share)} ms" for share in (50, 90, 99)]
+        lines.append(f"latency    {', '.join(shares)}, max {measurement.percentile_ms(100)} ms")
+    return "\n".join([*lines, f"failed     {failures}"])
+
+
+def status_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of :meth:`modelserve.deploy.controller.Controller.status` as a table."""
+    if not rows:
+        return "nothing is served: conf.ini has no section, or was not applied yet"
+    url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # people copy it: never cut
+    weighted = any(row["url"] and row["weight"] != FULL_WEIGHT for row in rows)
+    table = Table("algorithm", "status", "replicas", *(["weight"] if weighted else []), url, box=box.SIMPLE_HEAD)
+    for row in rows:
+        weight = [f"{row['weight']:.3g}%" if row["url"] else ""] if weighted else []
+        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", *weight, row["url"])
+    messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
+    return "\n".join([*_lines(table), *messages])
+
+
+def releases_table(releases: list[Release]) -> str:
+    """Return the kept releases as a table.
+
+    Args:
+        releases: the newest first.
+    """
+    if not releases:
+        return "nothing was released yet"
+    table = Table("release", "time (UTC)", "by", "changes", box=box.SIMPLE_HEAD)
+    for release in releases:
+        changes = [f"rollback to {release.rollback_of}"] if release.rollback_of else []
+        time = release.time.replace("T", " ").rstrip("Z")
+        table.add_row(str(release.number), time, release.by, "\n".join([*changes, *release.changes]) or "-")
+    return "\n".join(_lines(table))
+
+
+def release_text(release: Release) -> str:
+    """Return a release: the content of each algorithm, and conf.ini."""
+    head = f"release {release.number}, {release.time}, by {release.by}"
+    lines = [head + (f", a rollback to {release.rollback_of}" if release.rollback_of else ""), ""]
+    for name, app in release.target.applications.items():
+        lines += [name, f"  code         {app.package.path.name}", f"  environment  {app.environment.path.name}"]
+        lines += [f"  model        {model.path.name} ({model.hash[:12]})" for model in app.models]
+    return "\n".join([*lines, "", "conf.ini:", *(f"  {line}".rstrip() for line in release.target.conf.splitlines())])
+
+
+def nodes_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of :meth:`modelserve.cluster.nodes.Nodes.table` as a table."""
+    table = Table("node", "address", "state", "GPUs", "replicas", "algorithms", box=box.SIMPLE_HEAD)
+    for row in rows:
+        algorithms = ", ".join(row["algorithms"])
+        table.add_row(row["name"], row["address"], row["state"], f"{row['gpus']:g}", str(row["replicas"]), algorithms)
+    down = [
+        f"{row['name']} is down: is the host on? 'docker logs' there says more"
+        for row in rows
+        if row["state"] == "DOWN"
+    ]
+    return "\n".join([*_lines(table), *down])
+
+
+def keys_table(keys: list[Key], of_inventory: set[str]) -> str:
+    """Return the clients' keys as a table.
+
+    Args:
+        keys: the keys.
+        of_inventory: clients whose keys are in the inventory.
+    """
+    if not keys:
+        return "there is no key yet: modelserve keys add NAME"
+    table = Table("client", "algorithms", "requests/s", "max concurrent", "from", box=box.SIMPLE_HEAD)
+    for key in keys:
+        limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.max_concurrent)]
+        source = "inventory" if key.client in of_inventory else key.created.partition("T")[0]
+        table.add_row(key.client, ", ".join(key.algorithms) or "all", *limits, source)
+    return "\n".join(_lines(table))
+
+
+def _lines(table: Table) -> list[str]:
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines() if line.strip()]
