@@ -1,4 +1,4 @@
-"""The cluster that is measured: the one `make up` runs here, with the benchmark's project on it for a while."""
+"""The measured cluster: the one that `make up` started on this machine, with the benchmark's project on it."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def head(*command: str) -> str:
 
 
 def timed(*command: str) -> float:
-    """Seconds a command takes in the head's container."""
+    """Return the seconds that a command takes in the head's container."""
     started = time.monotonic()
     head(*command)
     return time.monotonic() - started
 
 
 def is_up() -> bool:
-    """Whether there is a cluster to measure."""
+    """Return whether a cluster runs on this machine."""
     return HEAD in run("docker", "ps", "--format", "{{.Names}}", check=False).split()
 
 
 def port() -> int:
-    """The port of the checkout's conf.ini."""
-    found = re.search(r"^port\s*[=:]\s*(\d+)", (ROOT / "conf.ini").read_text(), re.M)
-    return int(found[1]) if found else 666
+    """Return the port of the checkout's conf.ini."""
+    match = re.search(r"^port\s*[=:]\s*(\d+)", (ROOT / "conf.ini").read_text(), re.M)
+    return int(match[1]) if match else 666
 
 
 def ask(route: str, params: Any) -> tuple[int, Any]:
-    """Send a request through the gateway; returns the HTTP status and the JSON answer, if it is one."""
+    """Send a request through the gateway; return the HTTP status and the JSON answer, None for an error."""
     body = json.dumps(params).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port()}/{route}", body, method="GET")
     try:
@@ -70,7 +70,7 @@ def ask(route: str, params: Any) -> tuple[int, Any]:
 
 @contextmanager
 def project() -> Iterator[Path]:
-    """A scratch project, the checkout's with Echo beside it, deployed; afterwards the checkout's is deployed again."""
+    """Deploy a scratch project, the checkout's with Echo added; deploy the checkout's again at the end."""
     with tempfile.TemporaryDirectory() as work:
         scratch = Path(work)
         for name in ("algopkg", "Model_ZOO"):
@@ -84,14 +84,14 @@ def project() -> Iterator[Path]:
             playbook("playbooks/deploy.yml")
 
 
-def put(scratch: Path) -> None:
-    """Bring an edited scratch project to the head, as a deploy does but without Ansible's own time."""
+def upload(scratch: Path) -> None:
+    """Copy an edited scratch project to the head, as a deploy does, but without Ansible's own time."""
     run("rsync", "-a", "--delete", "--exclude=__pycache__", f"{scratch}/algopkg/", f"{HOME}/algopkg/")
     shutil.copy(scratch / "conf.ini", HOME / "conf.ini")
 
 
 def replica_memory_mb(name: str) -> tuple[float, float]:
-    """Resident and proportional memory of an algorithm's first replica, in MiB."""
+    """Return resident and proportional memory of an algorithm's first replica, in MiB."""
     token = (HOME / "secrets/ray_token").read_text()
     url = "http://127.0.0.1:8265/api/serve/applications/"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
@@ -100,5 +100,6 @@ def replica_memory_mb(name: str) -> tuple[float, float]:
     replicas = [replica for replica in deployments[name]["replicas"] if replica["state"] == "RUNNING"]
     text = head("cat", f"/proc/{replicas[0]['pid']}/smaps_rollup")
     rss, pss = (re.search(rf"^{key}:\s+(\d+) kB", text, re.M) for key in ("Rss", "Pss"))
-    assert rss and pss
+    assert rss
+    assert pss
     return int(rss[1]) / 1024, int(pss[1]) / 1024

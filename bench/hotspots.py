@@ -1,4 +1,4 @@
-"""Where does an echo's time go? Of each process per request, and within the replica, as py-spy samples it."""
+"""The processor time of an echo: by process, and within the replica by kind of work, as py-spy samples it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ANSWERING = "modelserve: the answer as JSON, its response"
 REPORTING = "Serve's counts of requests, reported in between"
 SERVE = "Serve's wrappers, numbers and contexts around the call"
 SERVER = "uvicorn and the event loop: reading, parsing"
-# The first frame found in a stack names its kind. ``modelserve/`` is the package in the image.
+# The first of these frames that a stack holds names its kind. ``modelserve/`` is the package in the image.
 KINDS = (
-    ("_Held.flush (modelserve/connection.py", WRITING),
-    ("Answer.__call__ (modelserve/connection.py", ANSWERING),
-    ("json_response (modelserve/backend.py", ANSWERING),
+    ("_Held.flush (modelserve/replica/uvicorn_compat.py", WRITING),
+    ("Answer.__call__ (modelserve/replica/uvicorn_compat.py", ANSWERING),
+    ("json_response (modelserve/replica/backend.py", ANSWERING),
     ("(modelserve/", CALLING),
     ("_report_cached_metrics_forever", REPORTING),
     ("(ray/", SERVE),
@@ -36,13 +36,13 @@ KINDS = (
 
 
 def rows(body: object) -> list[Row]:
-    """Rows of what an echo costs at 32 connections: what, how much, and of what.
+    """Return the rows of an echo's processor time at 32 connections: part, amount, unit.
 
     Args:
-        body: what is sent, for JSON.
+        body: of the request, for JSON.
 
     Raises:
-        SystemExit: py-spy could not look at the replica.
+        SystemExit: py-spy could not sample the replica.
     """
     url = f"http://127.0.0.1:{cluster.port()}/echo"
     wrk.load(url, [body], CONNECTIONS, WARM_UP_S)
@@ -52,44 +52,44 @@ def rows(body: object) -> list[Row]:
     requests = load.rate * SECONDS
     spent = {part: (after[part] - before[part]) / requests * 1e6 for part in after if part in before}
     ordered = sorted(spent.items(), key=lambda item: -item[1])
-    found: list[Row] = [(part, f"{us:.0f} µs", "processor time per request") for part, us in ordered if us >= 1]
+    by_process: list[Row] = [(part, f"{us:.0f} µs", "processor time per request") for part, us in ordered if us >= 1]
     kinds = shares(sampled(url, body))
-    return found + [(kind, f"{share:.0%}", "of the replica's event loop") for kind, share in kinds]
+    return by_process + [(kind, f"{share:.0%}", "of the replica's event loop") for kind, share in kinds]
 
 
 def sampled(url: str, body: object) -> list[str]:
-    """The stacks of Echo's replica while it is asked, folded: frames from the outermost, a blank, a count."""
+    """Return the folded stacks of Echo's replica under load: frames from the outermost, a blank, a count."""
     (pid,) = processes.by_part()[processes.REPLICA]
-    # py-spy takes a while to begin, and asking must outlast it.
-    asking = threading.Thread(target=wrk.load, args=(url, [body], CONNECTIONS, SECONDS + 2 * WARM_UP_S))
-    asking.start()
+    # The load must outlast py-spy, which needs time to start.
+    loading = threading.Thread(target=wrk.load, args=(url, [body], CONNECTIONS, SECONDS + 2 * WARM_UP_S))
+    loading.start()
     try:
         with tempfile.NamedTemporaryFile(suffix=".folded") as out:
             command = [str(PY_SPY), "record", f"--pid={pid}", f"--duration={SECONDS}", f"--rate={SAMPLES_PER_S}"]
             command += ["--threads", "--format=raw", f"--output={out.name}"]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode != 0:
-                raise SystemExit(f"error: py-spy cannot look at the replica (it needs root): {result.stderr.strip()}")
+                raise SystemExit(f"error: py-spy cannot sample the replica (it needs root): {result.stderr.strip()}")
             return out.read().decode().splitlines()
     finally:
-        asking.join()
+        loading.join()
 
 
-def shares(stacks: Iterable[str]) -> list[tuple[str, float]]:
-    """Of the thread that answers requests, the share of each kind of work, the largest first.
+def shares(samples: Iterable[str]) -> list[tuple[str, float]]:
+    """Return the share of each kind of work in the thread that answers requests, the largest first.
 
     Raises:
         ValueError: no thread answers requests.
     """
     threads: dict[str, Counter[str]] = {}
-    for stack in stacks:
+    for stack in samples:
         frames, _, count = stack.rpartition(" ")
         threads.setdefault(frames.partition(";")[0], Counter())[frames] += int(count)
-    answering = [found for found in threads.values() if any("run_asgi" in frames for frames in found)]
+    answering = [stacks for stacks in threads.values() if any("run_asgi" in frames for frames in stacks)]
     if not answering:
         raise ValueError("none of the threads sampled answers requests")
     (busiest,) = sorted(answering, key=Counter.total)[-1:]
     kinds: Counter[str] = Counter()
-    for frames, samples in busiest.items():
-        kinds[next((kind for frame, kind in KINDS if frame in frames), SERVER)] += samples
-    return [(kind, samples / kinds.total()) for kind, samples in kinds.most_common()]
+    for frames, count_of_frames in busiest.items():
+        kinds[next((kind for frame, kind in KINDS if frame in frames), SERVER)] += count_of_frames
+    return [(kind, total / kinds.total()) for kind, total in kinds.most_common()]

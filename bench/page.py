@@ -1,4 +1,4 @@
-"""What was measured, as the page and the plot of docs. Nothing here measures."""
+"""The page and the plot of the measurements, for docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrk import Load
 
 OURS = "modelserve"
 WORKS = {"echo": "Echo of a small JSON", "embed": "MiniLM embedding of a sentence"}
-# Times a peer's requests per second, at 32 connections.
+# Ratio to a peer's requests per second, at 32 connections.
 AIMS = {
     ("echo", "stock Ray Serve"): 15.0,
     ("echo", "LitServe"): 1.8,
@@ -28,18 +28,18 @@ Row = tuple[str, str, str]
 
 @dataclass
 class Results:
-    """All of a benchmark's figures.
+    """The results of a benchmark.
 
     Attributes:
-        machine: what they were taken on, in lines.
+        machine: its description, in lines.
         sides: by title, a side's version and settings, in the order of the tables.
-        missing: by title, why a side was not measured.
-        runs: by what is asked and the number of connections.
-        steady: by what is asked and requests per second.
-        changes: rows of what was done, what it took, what it should take.
-        pressure: rows of what was asked beyond that, what became of it, what should.
-        soak: such rows of the long run.
-        profile: rows of what a request's time went to, how much, and of what.
+        missing: by title, the reason why a side was not measured.
+        runs: by kind of work and number of connections.
+        steady: by kind of work and requests per second.
+        changes: rows of change, duration, aim.
+        pressure: rows of load, outcome, aim.
+        soak: rows of the long run: process, growth, aim.
+        profile: rows of part or kind of work, processor time or share, unit.
         taken: by the part of the benchmark, modelserve's version and the day.
     """
 
@@ -55,7 +55,7 @@ class Results:
     taken: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
+        """Return the results as JSON can hold them."""
         plain = {name: getattr(self, name) for name in ("machine", "sides", "missing", "taken", *ROWS)}
         for name in ("runs", "steady"):
             loads: dict[tuple[str, int], Loads] = getattr(self, name)
@@ -67,7 +67,7 @@ class Results:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Results:
-        """The other way round."""
+        """Return the results that ``to_json`` gave."""
         loads = {
             name: {
                 (work, number): {side: [Load(**load) for load in rounds] for side, rounds in sides.items()}
@@ -77,27 +77,27 @@ class Results:
         }
         sides = {title: (version, settings) for title, (version, settings) in plain["sides"].items()}
         rows = {name: [(a, b, c) for a, b, c in plain[name]] for name in ROWS}
-        known: dict[str, Any] = {**rows, **loads}
-        return cls(plain["machine"], sides, plain["missing"], taken=plain["taken"], **known)
+        fields: dict[str, Any] = {**rows, **loads}
+        return cls(plain["machine"], sides, plain["missing"], taken=plain["taken"], **fields)
 
 
 def median(loads: list[Load], key: str) -> float:
-    """The median of one figure over the rounds."""
+    """Return the median of one figure over the rounds."""
     return float(statistics.median(getattr(load, key) for load in loads))
 
 
 def ratio(ours: list[Load], theirs: list[Load], key: str = "rate") -> float:
-    """The median, over the rounds, of our figure divided by theirs in the same round."""
+    """Return the median, over the rounds, of our figure divided by theirs in the same round."""
     both = zip(ours, theirs, strict=False)
     return float(statistics.median(getattr(a, key) / getattr(b, key) for a, b in both))
 
 
 def page(results: Results, seconds: int) -> str:
-    """The page, in Markdown, without what the benchmark does not measure.
+    """Return the page in Markdown, without the parts that are measured by hand.
 
     Args:
-        results: the figures.
-        seconds: a run's length.
+        results: of the benchmark.
+        seconds: duration of a run.
     """
     lines = [
         INTRODUCTION.strip(),
@@ -111,7 +111,7 @@ def page(results: Results, seconds: int) -> str:
     lines += [f"| {title} | {version} | {settings} |" for title, (version, settings) in results.sides.items()]
     lines += [f"| {title} | | not measured: {why} |" for title, why in results.missing.items()]
     for work, title in WORKS.items():
-        numbers = [number for asked, number in results.runs if asked == work]
+        numbers = [number for kind, number in results.runs if kind == work]
         if not numbers:
             continue
         rounds = max(len(loads) for loads in results.runs[work, numbers[0]].values())
@@ -123,7 +123,7 @@ def page(results: Results, seconds: int) -> str:
             "",
         ]
         lines += _table([(f"{number} conn.", results.runs[work, number]) for number in numbers], _load_cells)
-        rates = [rate for asked, rate in results.steady if asked == work]
+        rates = [rate for kind, rate in results.steady if kind == work]
         for rate in rates:
             lines += ["", f"At a steady {rate} requests/s, latency counted from when each was due:", ""]
             lines += _table([("", results.steady[work, rate])], _steady_cells)
@@ -137,7 +137,7 @@ def page(results: Results, seconds: int) -> str:
 
 
 def aims(results: Results, work: str) -> list[str]:
-    """How we compare with each peer at 32 connections, and with what was aimed at."""
+    """Return the table of our ratio to each peer at 32 connections, with the aims."""
     sides = results.runs.get((work, AIMED_AT), {})
     if OURS not in sides:
         return []
@@ -148,9 +148,9 @@ def aims(results: Results, work: str) -> list[str]:
             continue
         rate, p99 = (ratio(sides[OURS], loads, key) for key in ("rate", "p99_ms"))
         aim = AIMS.get((work, title)) if work == "echo" else 1.0
-        wanted = f"at least {aim:g}: {'met' if rate >= aim else 'missed'}" if aim else "reported"
-        late = f"below 1: {'met' if p99 < 1 else 'missed'}" if work == "embed" else "reported"
-        lines.append(f"| {title} | {rate:.2f} times | {wanted} | {p99:.2f} times | {late} |")
+        rate_aim = f"at least {aim:g}: {'met' if rate >= aim else 'missed'}" if aim else "reported"
+        p99_aim = f"below 1: {'met' if p99 < 1 else 'missed'}" if work == "embed" else "reported"
+        lines.append(f"| {title} | {rate:.2f} times | {rate_aim} | {p99:.2f} times | {p99_aim} |")
     return lines
 
 
@@ -176,7 +176,7 @@ def _steady_cells(loads: list[Load]) -> dict[str, str]:
 
 
 def plot(results: Results) -> str:
-    """Requests per second at 32 connections, as bars: an SVG."""
+    """Return an SVG with bars of the requests per second at 32 connections."""
     parts: list[str] = []
     top = 10
     for work, title in WORKS.items():
@@ -214,7 +214,7 @@ modelserve alone; taken at {taken}.
 |---|---|---|
 """,
     "soak": """
-## For long
+## Soak test
 
 The echo at a moderate rate, modelserve alone; memory and open files from the second fifth of the time to the last, by
 their medians. Taken at {taken}.
@@ -231,7 +231,7 @@ From the command on the head to the answer over HTTP. Echo has no model to load.
 |---|---|---|
 """,
     "profile": """
-## Where a request's time goes
+## Processor time of a request
 
 The echo at 32 connections: what each process takes for a request, and what the replica's event loop does while it
 works, as py-spy samples it. Taken at {taken}.
@@ -242,7 +242,7 @@ works, as py-spy samples it. Taken at {taken}.
 }
 
 INTRODUCTION = """
-# How fast is it?
+# Benchmark
 
 Written by `make bench`, which anybody can run after `make up`. Absolute figures are this machine's; what
 carries over is the ratio within one run.

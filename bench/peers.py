@@ -1,8 +1,7 @@
-"""What modelserve is compared with: peers, each in a virtual environment of its own, run when their turn comes.
+"""The peers that modelserve is compared with, each in a virtual environment of its own, run in turn.
 
-All run on the image modelserve runs on: the same interpreter and libraries of the system. Below ``bench/peers/<name>``
-lie a peer's ``server.py`` and ``requirements.lock``; the model and what turns sentences into its tokens and vectors is
-the one file that modelserve serves, too.
+All run on modelserve's image: the same interpreter and system libraries. ``bench/peers/<name>`` holds a peer's
+``server.py`` and ``requirements.lock``. The model and the code around it are the files that modelserve serves.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PORT = 18000
 CONTAINER = "modelserve_bench_peer"
 LABEL = "modelserve.bench=peer"
 START_S = 60
-# Certificates and Ray's defaults: the image sets what modelserve wants of Ray.
+# Ray's own defaults: the image sets modelserve's.
 ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "HOME": "/tmp",
@@ -37,21 +36,22 @@ ENVIRONMENT = {
 
 
 def sentence(text: str) -> Any:
-    """The request for an embedding, as most sides take it."""
+    """Return the request for an embedding, in the form that most sides take."""
     return {"sentence": text}
 
 
 @dataclass(frozen=True)
 class Side:
-    """What is measured: where it answers what, and how it is asked.
+    """A measured server, with its URLs and its form of a request.
 
     Attributes:
-        name: of ``bench/peers/<name>``; modelserve's own.
-        title: for people.
-        package: the distribution whose version is told; empty for modelserve.
-        echo, embed: URLs.
-        asked: a sentence to the request for its embedding.
-        settings: what was found best for it here, in a few words.
+        name: of the directory ``bench/peers/<name>``, or modelserve's own.
+        title: in the page.
+        package: the distribution whose version is shown; empty for modelserve.
+        echo: URL of the echo.
+        embed: URL of the model.
+        request: a function from a sentence to the request for its embedding.
+        settings: the best ones found on this machine, in a few words.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Side:
     package: str = ""
     echo: str = f"http://127.0.0.1:{PORT}/echo"
     embed: str = f"http://127.0.0.1:{PORT}/embed"
-    asked: Callable[[str], Any] = field(default=sentence)
+    request: Callable[[str], Any] = field(default=sentence)
     settings: str = ""
 
 
@@ -70,7 +70,7 @@ PEERS = (
         "bentoml",
         "BentoML",
         "bentoml",
-        asked=lambda text: {"sentences": [text]},
+        request=lambda text: {"sentences": [text]},
         settings="two workers, batchable API, batches of 16",
     ),
     Side(
@@ -78,7 +78,7 @@ PEERS = (
         "MLServer",
         "mlserver",
         embed=f"http://127.0.0.1:{PORT}/v2/models/embed/infer",
-        asked=lambda text: {"inputs": [{"name": "sentence", "shape": [1], "datatype": "BYTES", "data": [text]}]},
+        request=lambda text: {"inputs": [{"name": "sentence", "shape": [1], "datatype": "BYTES", "data": [text]}]},
         settings="one inference worker, adaptive batches of 16 within 5 ms; the echo has a route of its own",
     ),
     Side(
@@ -90,48 +90,53 @@ PEERS = (
 )
 
 
-class Unusable(Exception):
-    """Why a peer cannot be measured, in one line."""
+class PeerError(Exception):
+    """The reason why a peer cannot be measured, in one line."""
 
 
 def image() -> str:
-    """The image the cluster runs on."""
+    """Return the cluster's image."""
     return cluster.run("docker", "inspect", "--format", "{{.Config.Image}}", cluster.HEAD).strip()
 
 
 def install(side: Side) -> str:
-    """Make a peer's virtual environment from its lock, unless it is there.
+    """Make a peer's virtual environment from its lock, unless it exists.
 
     Returns:
         The peer's version.
 
     Raises:
-        Unusable: it cannot be installed.
+        PeerError: it cannot be installed.
     """
     lock = SOURCES / side.name / "requirements.lock"
-    wanted = hashlib.sha256(lock.read_bytes() + image().encode()).hexdigest()
+    content_hash = hashlib.sha256(lock.read_bytes() + image().encode()).hexdigest()
     mark = CACHE / f"{side.name}.installed"
-    if not mark.exists() or mark.read_text() != wanted:
+    if not mark.exists() or mark.read_text() != content_hash:
         CACHE.mkdir(parents=True, exist_ok=True)
-        place, locked = f"/bench/{side.name}", f"/peers/{side.name}/requirements.lock"
-        make = f"uv venv -q --clear {place} && uv pip sync -q --python {place}/bin/python --require-hashes {locked}"
-        # The index by the environment, without its value on the command line: it may hold a password.
+        directory, locked = f"/bench/{side.name}", f"/peers/{side.name}/requirements.lock"
+        make = f"uv venv -q --clear {directory} && "
+        make += f"uv pip sync -q --python {directory}/bin/python --require-hashes {locked}"
+        # Docker takes the index from the environment: its URL may hold a password.
         options = ["--env=UV_DEFAULT_INDEX"] if os.environ.get("UV_DEFAULT_INDEX") else []
         options += ["--env=UV_LINK_MODE=copy", "--env=UV_CACHE_DIR=/bench/uv", f"--volume={CACHE}:/bench"]
         command = ["docker", "run", "--rm", "--network=host", f"--label={LABEL}", *options]
         command += [f"--volume={SOURCES}:/peers:ro", "--entrypoint=sh", image(), "-c", make]
         _checked(command)
-        mark.write_text(wanted)
+        mark.write_text(content_hash)
     code = f"import importlib.metadata as m; print(m.version({side.package!r}))"
     return _checked([*_container("--rm"), f"--entrypoint=/bench/{side.name}/bin/python", image(), "-c", code]).strip()
 
 
 @contextmanager
-def started(side: Side, ready: Callable[[Side], str]) -> Iterator[None]:
-    """Run a peer until the end of the block, from when ``ready`` says nothing against it.
+def started(side: Side, fault: Callable[[Side], str]) -> Iterator[None]:
+    """Run a peer in the ``with`` block, which starts when ``fault`` returns nothing.
+
+    Args:
+        side: the peer.
+        fault: a function that returns what is wrong with a peer's answers; empty if nothing.
 
     Raises:
-        Unusable: it does not start, or answers otherwise than asked.
+        PeerError: it does not start, or its answers are wrong.
     """
     stop()
     command = [*_container("--detach", f"--name={CONTAINER}", f"--env=PYTHONPATH=/minilm:/peers/{side.name}")]
@@ -139,10 +144,10 @@ def started(side: Side, ready: Callable[[Side], str]) -> Iterator[None]:
     try:
         _checked(command)
         deadline = time.monotonic() + START_S
-        while against := ready(side):
+        while problem := fault(side):
             if time.monotonic() > deadline:
                 last = cluster.run("docker", "logs", "--tail", "20", CONTAINER, check=False)
-                raise Unusable(f"{side.title} does not answer: {against}\n{last}")
+                raise PeerError(f"{side.title} does not answer: {problem}\n{last}")
             time.sleep(0.3)
         yield
     finally:
@@ -150,15 +155,15 @@ def started(side: Side, ready: Callable[[Side], str]) -> Iterator[None]:
 
 
 def stop() -> None:
-    """Remove the peer that runs, if one does."""
+    """Remove the running peer, if there is one."""
     cluster.run("docker", "rm", "--force", CONTAINER, check=False)
 
 
 def post(url: str, content: bytes) -> bytes:
-    """Send JSON, return the answer's body.
+    """Send JSON and return the answer's body.
 
     Raises:
-        OSError: no answer, or another status than 200.
+        OSError: no answer, or an error status.
     """
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method="POST")
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
@@ -178,4 +183,4 @@ def _checked(command: list[str]) -> str:
     try:
         return cluster.run(*command)
     except SystemExit as error:
-        raise Unusable(str(error).strip().splitlines()[-1]) from None
+        raise PeerError(str(error).strip().splitlines()[-1]) from None

@@ -1,6 +1,6 @@
-"""Asks modelserve over HTTPS with a key, for ten times what it can do, and for long. No peer takes part.
+"""Load modelserve over HTTPS with a key, at ten times its capacity, and for a long time. No peer takes part.
 
-All goes to this machine's loopback, and is bounded in time.
+The load goes to this machine's loopback, and is bounded in time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from processes import Sizes
 
 OVERLOAD_S = 10
 TIMES = 10
-# As many connections as may be in the replica keep it busy, and none waits in the queue.
+# As many connections as the replica takes at the same time keep it busy, and none waits in the queue.
 WITHIN = 4
 SLOW = (
     "\n[algopkg.Slow]\nbackend = Slow\nroute = slow\nmethod = POST\nmax_ongoing_requests = 4\nmax_queued_requests = 2\n"
@@ -32,7 +32,7 @@ SLICE_S = 20
 
 @contextmanager
 def guarded(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The gateway with HTTPS and keys, for as long as the ``with`` block runs: its address, and what a client sends."""
+    """Give the gateway HTTPS and keys in the ``with`` block; yield its address and a client's headers."""
     ours = {"modelserve_project": str(scratch)}
     on = {**ours, "modelserve_gateway_tls": True, "modelserve_gateway_keys": True, "modelserve_key_at_once": 0}
     try:
@@ -45,13 +45,13 @@ def guarded(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def overload(scratch: Path) -> list[Row]:
-    """Offer a slow algorithm ten times what it can do; rows of what became of it."""
+    """Load a slow algorithm at ten times its capacity; return the rows of the outcome."""
     conf = scratch / "conf.ini"
     text = conf.read_text()
     url = f"http://127.0.0.1:{cluster.port()}/slow"
     conf.write_text(text + SLOW)
     cluster.run("cp", "-R", "bench/packages/Slow", str(scratch / "algopkg"))
-    cluster.put(scratch)
+    cluster.upload(scratch)
     cluster.head("modelserve", "apply")
     try:
         wrk.load(url, [{"x": 1}], WITHIN, 1)
@@ -62,45 +62,51 @@ def overload(scratch: Path) -> list[Row]:
         after = processes.sizes()
     finally:
         conf.write_text(text)
-        cluster.put(scratch)
+        cluster.upload(scratch)
         cluster.head("modelserve", "apply")
     accepted = answers.pop(200, [])
     lost = len(answers.pop(0, []))
-    refused = sorted(seconds for some in answers.values() for seconds in some)
-    late, turned = (steady.percentile(some, 99) * 1000 for some in (accepted, refused))
-    said = ", ".join(f"{len(some)} with {status}" for status, some in sorted(answers.items()))
-    grown = max((after[part][0] / before[part][0] - 1, part) for part in after if part in before)
+    refused = sorted(seconds for latencies in answers.values() for seconds in latencies)
+    accepted_ms, refused_ms = (steady.percentile(latencies, 99) * 1000 for latencies in (accepted, refused))
+    statuses = ", ".join(f"{len(latencies)} with {status}" for status, latencies in sorted(answers.items()))
+    growth, part = max((after[part][0] / before[part][0] - 1, part) for part in after if part in before)
     return [
         (
             f"{TIMES} times its capacity of {capacity:.0f} requests/s: those accepted",
-            f"{len(accepted) / OVERLOAD_S:.0f} requests/s, p99 {late:.0f} ms: "
-            f"{late / full.p99_ms:.2f} times that at capacity ({full.p99_ms:.0f} ms)",
+            f"{len(accepted) / OVERLOAD_S:.0f} requests/s, p99 {accepted_ms:.0f} ms: "
+            f"{accepted_ms / full.p99_ms:.2f} times that at capacity ({full.p99_ms:.0f} ms)",
             "p99 within 2 times",
         ),
-        ("the others", f"{said}; p99 {turned:.0f} ms; {lost} without an answer", "429 or 503 at once, none hangs"),
-        ("memory meanwhile", f"{grown[0]:+.1%} at most ({grown[1]})", "flat"),
+        (
+            "the others",
+            f"{statuses}; p99 {refused_ms:.0f} ms; {lost} without an answer",
+            "429 or 503 at once, none hangs",
+        ),
+        ("memory meanwhile", f"{growth:+.1%} at most ({part})", "flat"),
     ]
 
 
 def soak(minutes: float) -> list[Row]:
-    """Ask for long at a moderate rate; rows of how memory and open files grew, from the second fifth to the last, by
-    their medians: connections come and go."""
+    """Send requests for minutes at a moderate rate; return the rows of memory and open files.
+
+    The medians of the second fifth of the time and of the last one are compared, because connections come and go.
+    """
     url = f"http://127.0.0.1:{cluster.port()}/echo"
     ends = time.monotonic() + minutes * 60
-    seen: list[Sizes] = []
+    samples: list[Sizes] = []
     asked = failed = 0
     while time.monotonic() < ends:
         answers = steady.answers(url, [{"x": 1}], SOAK_RATE, SLICE_S)
         asked += sum(map(len, answers.values()))
-        failed += sum(len(some) for status, some in answers.items() if status != 200)
-        seen.append(processes.sizes())
+        failed += sum(len(latencies) for status, latencies in answers.items() if status != 200)
+        samples.append(processes.sizes())
         print(f"soak: {asked} asked, {failed} failed", flush=True)
-    fifth = max(1, len(seen) // 5)
-    early, late = seen[fifth : 2 * fifth] or seen, seen[-fifth:]
+    fifth = max(1, len(samples) // 5)
+    early, late = samples[fifth : 2 * fifth] or samples, samples[-fifth:]
     rows = [(f"{minutes:g} minutes at {SOAK_RATE} requests/s", f"{asked:,} asked, {failed} failed", "none fails")]
     for part in late[-1]:
-        if all(part in sample for sample in seen):
-            (mib, files), (mib_after, files_after) = (_medians(some, part) for some in (early, late))
+        if all(part in sample for sample in samples):
+            (mib, files), (mib_after, files_after) = (_medians(period, part) for period in (early, late))
             memory = f"{mib:.0f} to {mib_after:.0f} MiB ({mib_after / mib - 1:+.1%})"
             opened = f"{files:.0f} to {files_after:.0f} open files ({files_after / files - 1:+.1%})"
             rows.append((part, f"{memory}, {opened}", "within 2 %"))

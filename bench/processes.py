@@ -1,4 +1,4 @@
-"""Which processes are on a request's way and beside it, and what do they use?"""
+"""The processes that take part in a request, and the resources that they use."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ Sizes = dict[str, tuple[float, int]]  # by a process's part: resident MiB, open 
 
 
 def by_part() -> dict[str, list[int]]:
-    """Process ids by what the processes are."""
-    found: dict[str, list[int]] = {}
+    """Return process ids by the process's part in a request."""
+    pids: dict[str, list[int]] = {}
     for container in (cluster.HEAD, "modelserve_gateway"):
         for line in cluster.run("docker", "top", container, "-eo", "pid,args").splitlines()[1:]:
             pid, _, command = line.strip().partition(" ")
             if part := _part(container, command.strip()):
-                found.setdefault(part, []).append(int(pid))
-    return found
+                pids.setdefault(part, []).append(int(pid))
+    return pids
 
 
 def sizes() -> Sizes:
-    """Memory and open files, of the processes of one part together."""
-    found: Sizes = {}
-    for part, pids in by_part().items():
-        for pid in pids:
+    """Return memory and open files, summed over the processes of a part."""
+    totals: Sizes = {}
+    for part, ids in by_part().items():
+        for pid in ids:
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
-                opened = len(os.listdir(f"/proc/{pid}/fd"))
-            except OSError:  # it has just ended
+                open_files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            except OSError:  # the process has just ended
                 continue
             resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0")
-            mib, files = found.get(part, (0.0, 0))
-            found[part] = (mib + int(resident.split()[1]) / 1024, files + opened)
-    return found
+            mib, files = totals.get(part, (0.0, 0))
+            totals[part] = (mib + int(resident.split()[1]) / 1024, files + open_files)
+    return totals
 
 
 def cpu_seconds() -> dict[str, float]:
-    """Processor time since they started, in user's and in kernel's code, of the processes of one part together."""
-    return {part: sum(map(_cpu_seconds, pids)) for part, pids in by_part().items()}
+    """Return user and system time since the start, in seconds, summed over the processes of a part."""
+    return {part: sum(map(_cpu_seconds, ids)) for part, ids in by_part().items()}
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -58,7 +58,7 @@ def _cpu_seconds(pid: int) -> float:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0.0
-    user, system = text.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5): utime and stime, counted from the name
+    user, system = text.rpartition(")")[2].split()[11:13]  # proc_pid_stat(5): utime and stime
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 

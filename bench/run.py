@@ -1,7 +1,7 @@
 """The benchmark: `make bench`. Needs a cluster that `make up` started here; writes docs/benchmark.md and its plot.
 
-Load goes to this machine's loopback alone, for seconds at a time. Speeds are given as ratios within one run: these are
-what carries over to another machine.
+Load goes only to this machine's loopback, for seconds at a time. Speeds are given as ratios within one run: these
+ratios hold on another machine too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cluster
@@ -27,16 +28,16 @@ from page import AIMED_AT, OURS, Results, Row, page, plot
 from peers import Side
 
 CONNECTIONS = (1, 32, 128)
-# In the order they are measured: what matters most first.
+# In the order of measurement, the most important first.
 PARTS = ("speeds", "pressure", "changes", "profile")
 SECONDS = 3
 QUICK_S = 2
 ROUNDS = 4
 WARM_UP_S = 1
 STEADY_S = 5
-# Requests per second that each side can answer, the slowest too: what counts is how long they take then.
+# Requests per second that every side can answer: at this rate the latencies are compared.
 STEADY_RATES = {"echo": 100, "embed": 40}
-# Of several lengths, as sentences are: what a batch does with that is part of the speed.
+# Several lengths, as real sentences have: how a batch handles them is part of the speed.
 SENTENCES = (
     "a cat sits on the mat",
     "The quarterly revenue of the company grew by twelve percent compared with the year before.",
@@ -55,7 +56,7 @@ SAVED = peers.CACHE / "results.json"
 
 
 def main() -> int:
-    """Measure, and write the page after each part: what was measured is kept if a later one fails."""
+    """Measure, and write the page after each part: a part's results are kept if a later part fails."""
     arguments = parsed()
     if not cluster.is_up():
         raise SystemExit("error: no cluster runs on this machine. Run `make up` first")
@@ -88,7 +89,7 @@ def main() -> int:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line, and from it the parts to measure, in order."""
+    """Return the options, with the parts to measure, in order."""
     parser = argparse.ArgumentParser(description="Measure modelserve beside its peers; up to 30 minutes.")
     parser.add_argument("--quick", action="store_true", help="one short round; the page is printed, docs stay")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds over all sides (default: %(default)s)")
@@ -107,7 +108,7 @@ def parsed() -> argparse.Namespace:
 
 
 def rows(part: str, scratch: Path, minutes: float) -> list[Row]:
-    """A part's rows, measured."""
+    """Measure a part; return its rows."""
     if part == "changes":
         rss, pss = cluster.replica_memory_mb("Echo")
         memory = f"{rss:.0f} MiB resident, {pss:.0f} MiB proportional"
@@ -118,7 +119,7 @@ def rows(part: str, scratch: Path, minutes: float) -> list[Row]:
 
 
 def speeds(results: Results, arguments: argparse.Namespace, seconds: int, measured: str) -> None:
-    """Measure all sides in turn, some rounds."""
+    """Measure all sides in turn, in several rounds."""
     if not arguments.add:
         results.runs, results.steady, results.sides, results.missing = {}, {}, {}, {}
     sides = installed(results, measured)
@@ -128,15 +129,19 @@ def speeds(results: Results, arguments: argparse.Namespace, seconds: int, measur
             with up(side, results) as ready:
                 if ready:
                     closed_loop(side, results, seconds, connections)
-                    if not arguments.quick and number == 0 and not results_have_steady(results, side):
+                    if not arguments.quick and number == 0 and not has_steady(results, side):
                         at_a_rate(side, results)
             if not arguments.quick:
                 save(results)
 
 
 def installed(results: Results, measured: str) -> list[Side]:
-    """The sides that can be measured, modelserve (of the version ``measured``) first; why others cannot goes to the
-    results."""
+    """Return the sides that can be measured, modelserve first; write the reasons for the others to the results.
+
+    Args:
+        results: receives the sides and the reasons.
+        measured: modelserve's version.
+    """
     base = f"http://127.0.0.1:{cluster.port()}"
     ours = Side(OURS, OURS, echo=f"{base}/echo", embed=f"{base}/embed", settings=f"as shipped{_batches()}")
     sides = [ours]
@@ -145,7 +150,7 @@ def installed(results: Results, measured: str) -> list[Side]:
         try:
             results.sides[side.title] = (peers.install(side), side.settings)
             sides.append(side)
-        except peers.Unusable as error:
+        except peers.PeerError as error:
             results.missing[side.title] = str(error)
             print(f"{side.title}: {error}", flush=True)
     return sides
@@ -153,26 +158,26 @@ def installed(results: Results, measured: str) -> list[Side]:
 
 @contextmanager
 def up(side: Side, results: Results) -> Iterator[bool]:
-    """Have a side running, and whether it does; modelserve does all the time."""
+    """Run a side in the ``with`` block; yield whether it runs. modelserve always runs."""
     if side.name == OURS:
-        if against := wrong(side):
-            raise SystemExit(f"error: modelserve does not answer as it should: {against}")
+        if problem := fault(side):
+            raise SystemExit(f"error: modelserve does not answer as it should: {problem}")
         yield True
         return
     try:
-        with peers.started(side, wrong):
+        with peers.started(side, fault):
             yield True
-    except peers.Unusable as error:
+    except peers.PeerError as error:
         results.missing[side.title] = str(error).splitlines()[0]
         print(f"{side.title}: {error}", flush=True)
         yield False
 
 
-def wrong(side: Side) -> str:
-    """What a side answers otherwise than asked; empty if nothing. Each must do the work to be compared."""
+def fault(side: Side) -> str:
+    """Return what is wrong with a side's answers; empty if nothing. Each side must do the work to be compared."""
     try:
         echoed = json.loads(peers.post(side.echo, json.dumps(ECHO).encode()))
-        embedded = json.loads(peers.post(side.embed, json.dumps(side.asked(SENTENCES[0])).encode()))
+        embedded = json.loads(peers.post(side.embed, json.dumps(side.request(SENTENCES[0])).encode()))
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     if (echoed.get("result", echoed) if isinstance(echoed, dict) else echoed) != ECHO:
@@ -183,7 +188,7 @@ def wrong(side: Side) -> str:
 
 
 def numbers(content: object) -> list[float]:
-    """All numbers with a fraction in an answer, however deep: each side wraps them in its own way."""
+    """Return all floating-point numbers of an answer, at any depth: each side wraps them in its own way."""
     if isinstance(content, dict):
         content = list(content.values())
     if isinstance(content, list):
@@ -192,8 +197,8 @@ def numbers(content: object) -> list[float]:
 
 
 def closed_loop(side: Side, results: Results, seconds: int, connections: tuple[int, ...]) -> None:
-    """Load a side over growing numbers of connections, each asking again as soon as it is answered."""
-    for work, (url, bodies) in asked(side).items():
+    """Load a side over growing numbers of connections; each sends a request as soon as the last one is answered."""
+    for work, (url, bodies) in requests(side).items():
         wrk.load(url, bodies, 32, WARM_UP_S)
         for count in connections:
             load = wrk.load(url, bodies, count, seconds)
@@ -202,11 +207,11 @@ def closed_loop(side: Side, results: Results, seconds: int, connections: tuple[i
 
 
 def over_https(scratch: Path) -> list[Row]:
-    """The row of the echo over HTTPS with a key, beside stock Ray Serve and plain HTTP, in turn."""
+    """Measure the echo over HTTPS with a key, stock Ray Serve and plain HTTP in turn; return the row."""
     plain = f"http://127.0.0.1:{cluster.port()}/echo"
     stock = next(side for side in peers.PEERS if side.title == STOCK)
     peers.install(stock)
-    with peers.started(stock, wrong):
+    with peers.started(stock, fault):
         wrk.load(stock.echo, [ECHO], AIMED_AT, WARM_UP_S)
         theirs = wrk.load(stock.echo, [ECHO], AIMED_AT, 2 * SECONDS)
     wrk.load(plain, [ECHO], AIMED_AT, WARM_UP_S)
@@ -215,43 +220,43 @@ def over_https(scratch: Path) -> list[Row]:
         wrk.load(f"{url}/echo", [ECHO], AIMED_AT, WARM_UP_S, headers)
         load = wrk.load(f"{url}/echo", [ECHO], AIMED_AT, 2 * SECONDS, headers)
     after = wrk.load(plain, [ECHO], AIMED_AT, SECONDS)
-    said = f"{load.rate:,.0f} requests/s, p99 {load.p99_ms:.1f} ms, {load.failed} failed"
-    said += f"; {load.rate / theirs.rate:.1f} times stock Ray Serve over HTTP ({theirs.rate:,.0f})"
-    said += f"; plain HTTP before and after: {before.rate:,.0f} and {after.rate:,.0f}"
-    return [(f"echo over HTTPS with a key, {AIMED_AT} connections", said, "12 times stock Ray Serve")]
+    outcome = f"{load.rate:,.0f} requests/s, p99 {load.p99_ms:.1f} ms, {load.failed} failed"
+    outcome += f"; {load.rate / theirs.rate:.1f} times stock Ray Serve over HTTP ({theirs.rate:,.0f})"
+    outcome += f"; plain HTTP before and after: {before.rate:,.0f} and {after.rate:,.0f}"
+    return [(f"echo over HTTPS with a key, {AIMED_AT} connections", outcome, "12 times stock Ray Serve")]
 
 
 def at_a_rate(side: Side, results: Results) -> None:
-    """Ask a side at a fixed rate."""
-    for work, (url, bodies) in asked(side).items():
-        load = steady.ask(url, bodies, STEADY_RATES[work], STEADY_S)
+    """Send requests to a side at a fixed rate."""
+    for work, (url, bodies) in requests(side).items():
+        load = steady.load(url, bodies, STEADY_RATES[work], STEADY_S)
         results.steady.setdefault((work, STEADY_RATES[work]), {})[side.title] = [load]
         print(f"{side.title}, {work}, steady: {load}", flush=True)
 
 
-def results_have_steady(results: Results, side: Side) -> bool:
-    """Whether an earlier run asked this side at the fixed rate."""
+def has_steady(results: Results, side: Side) -> bool:
+    """Return whether an earlier run measured this side at the fixed rate."""
     return all(side.title in results.steady.get((work, rate), {}) for work, rate in STEADY_RATES.items())
 
 
-def asked(side: Side) -> dict[str, tuple[str, list[object]]]:
-    """By what is asked: the URL, and the requests in turn."""
-    return {"echo": (side.echo, [ECHO]), "embed": (side.embed, [side.asked(text) for text in SENTENCES])}
+def requests(side: Side) -> dict[str, tuple[str, list[object]]]:
+    """Return the URL and the requests in turn, by kind of work."""
+    return {"echo": (side.echo, [ECHO]), "embed": (side.embed, [side.request(text) for text in SENTENCES])}
 
 
 def save(results: Results) -> None:
-    """Keep the figures so far."""
+    """Save the results so far."""
     SAVED.parent.mkdir(parents=True, exist_ok=True)
     SAVED.write_text(json.dumps(results.to_json()))
 
 
 def version() -> str:
-    """modelserve's own, as git knows it."""
+    """Return the version of modelserve, from git."""
     return cluster.run("git", "describe", "--always", "--dirty", check=False).strip()
 
 
 def machine() -> list[str]:
-    """What the figures were taken on."""
+    """Return the description of the machine, in lines."""
     return [
         f"Machine: {os.cpu_count()} cores of {_cpu()}, {_memory_gib():.0f} GiB, "
         f"Linux {platform.release().split('-')[0]}.",
@@ -261,7 +266,7 @@ def machine() -> list[str]:
 
 
 def second_run(scratch: Path) -> Row:
-    """The row of a `site.yml` with nothing to do: the second of two."""
+    """Measure the second of two runs of `site.yml`, which changes nothing; return the row."""
     cluster.playbook("site.yml", "-e", f"modelserve_project={scratch}")
     started = time.monotonic()
     recap = cluster.playbook("site.yml", "-e", f"modelserve_project={scratch}").strip().splitlines()[-1]
@@ -270,72 +275,104 @@ def second_run(scratch: Path) -> Row:
 
 
 def changes(scratch: Path) -> list[Row]:
-    """Times of changes, from the command to the answer over HTTP."""
-    conf, code = scratch / "conf.ini", scratch / "algopkg/Echo/backend.py"
+    """Measure changes, from the command to the answer over HTTP; return the rows."""
     rows = [
         ("`modelserve plan`", f"{cluster.timed('modelserve', 'plan'):.2f} s", "under 1 s"),
         ("`modelserve apply`, nothing to do", f"{cluster.timed('modelserve', 'apply'):.2f} s", "under 2 s"),
         ("50 sections planned", f"{fifty_planned(scratch):.2f} s", "under 2 s"),
     ]
-
-    def live(
-        what: str,
-        edit: Callable[[], object],
-        answers: Callable[[], bool] | None,
-        aim: str = "under 5 s",
-        command: str = "apply",
-    ) -> None:
-        """Time until the answer is the new one, or until the command ends where no answer tells."""
-        edit()
-        cluster.put(scratch)
-        started = time.monotonic()
-        docker = ["docker", "exec", cluster.HEAD, "modelserve", command]
-        with subprocess.Popen(docker, stdout=subprocess.PIPE, text=True) as process:
-            while process.poll() is None and not (answers and answers()):
-                time.sleep(0.02)
-            answered = time.monotonic() - started
-            output = process.communicate()[0]
-            ended = time.monotonic() - started
-        if process.returncode != 0 or (answers and not answers()):
-            raise SystemExit(f"error: {what}: {' '.join(docker)} ended with {process.returncode}:\n{output}")
-        built = "built" if "building" in output else "not built"
-        if answers is None:
-            rows.append((what, f"{ended:.1f} s", aim))
-        else:
-            rows.append((what, f"{answered:.1f} s; environment {built}, `{command}` ends after {ended:.1f} s", aim))
+    for change in live_changes(scratch):
+        rows.append(change.measure(scratch))
         print(*rows[-1], sep=": ", flush=True)
+    return rows
 
-    text, source = conf.read_text(), code.read_text()
-    on, off = text, text.replace(cluster.SECTION, "")
-    scaled = text.replace(cluster.SECTION, cluster.SECTION.replace("replicas = 1", "replicas = 2"))
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the running project.
+
+    Attributes:
+        title: of the row.
+        edit: writes the change to the scratch project.
+        is_live: returns whether the answer is the new one; None where no answer shows the change.
+        aim: the duration aimed at.
+        command: of modelserve.
+    """
+
+    title: str
+    edit: Callable[[], object]
+    is_live: Callable[[], bool] | None
+    aim: str = "under 5 s"
+    command: str = "apply"
+
+    def measure(self, scratch: Path) -> Row:
+        """Execute the change; return the row of the time until it is live.
+
+        Raises:
+            SystemExit: the command fails, or the answer stays the old one.
+        """
+        self.edit()
+        cluster.upload(scratch)
+        started = time.monotonic()
+        docker = ["docker", "exec", cluster.HEAD, "modelserve", self.command]
+        with subprocess.Popen(docker, stdout=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not (self.is_live and self.is_live()):
+                time.sleep(0.02)
+            live_s = time.monotonic() - started
+            output = process.communicate()[0]
+            ended_s = time.monotonic() - started
+        if process.returncode != 0 or (self.is_live and not self.is_live()):
+            raise SystemExit(f"error: {self.title}: {' '.join(docker)} ended with {process.returncode}:\n{output}")
+        if self.is_live is None:
+            return self.title, f"{ended_s:.1f} s", self.aim
+        built = "built" if "building" in output else "not built"
+        figures = f"{live_s:.1f} s; environment {built}, `{self.command}` ends after {ended_s:.1f} s"
+        return self.title, figures, self.aim
+
+
+def live_changes(scratch: Path) -> Iterator[Change]:
+    """Yield the changes in order; the project is the original one again after the last."""
+    conf, code = scratch / "conf.ini", scratch / "algopkg/Echo/backend.py"
+    requirements = code.with_name("requirements.txt")
+    on, source = conf.read_text(), code.read_text()
+    off = on.replace(cluster.SECTION, "")
+    scaled = on.replace(cluster.SECTION, cluster.SECTION.replace("replicas = 1", "replicas = 2"))
+    edited = source.replace("return param_dict", 'return {"new": True}')
 
     def result() -> object:
         answer = cluster.ask("echo", {"x": 1})[1]
         return answer and answer["result"]
 
-    live("replicas 1 to 2", lambda: conf.write_text(scaled), None, "under 3 s")
-    live("replicas 2 to 1", lambda: conf.write_text(on), None)
-    edited = source.replace("return param_dict", 'return {"new": True}')
-    live("code edited, to the new answer", lambda: code.write_text(edited), lambda: result() == {"new": True})
-    live("rollback, to the old answer", lambda: None, lambda: result() == {"x": 1}, command="rollback")
-    live("the new code again", lambda: None, lambda: result() == {"new": True})
-    live("section commented out, to 404", lambda: conf.write_text(off), lambda: cluster.ask("echo", {})[0] == 404)
-    live("section put back", lambda: conf.write_text(on), lambda: result() == {"new": True})
-    pin = code.with_name("requirements.txt")
-    live(
+    def is_new() -> bool:
+        return result() == {"new": True}
+
+    def is_old() -> bool:
+        return result() == {"x": 1}
+
+    def restore() -> None:
+        code.write_text(source)
+        requirements.unlink()
+
+    yield Change("replicas 1 to 2", lambda: conf.write_text(scaled), None, "under 3 s")
+    yield Change("replicas 2 to 1", lambda: conf.write_text(on), None)
+    yield Change("code edited, to the new answer", lambda: code.write_text(edited), is_new)
+    yield Change("rollback, to the old answer", lambda: None, is_old, command="rollback")
+    yield Change("the new code again", lambda: None, is_new)
+    yield Change(
+        "section commented out, to 404", lambda: conf.write_text(off), lambda: cluster.ask("echo", {})[0] == 404
+    )
+    yield Change("section restored", lambda: conf.write_text(on), is_new)
+    yield Change(
         "a dependency added (built, unless an earlier run did)",
-        lambda: pin.write_text("tabulate==0.9.0\n"),
-        lambda: result() == {"new": True},
+        lambda: requirements.write_text("tabulate==0.9.0\n"),
+        is_new,
         "reported",
     )
-    code.write_text(source)
-    pin.unlink()
-    live("code and environment as they were", lambda: None, lambda: result() == {"x": 1})
-    return rows
+    yield Change("original code and environment", restore, is_old)
 
 
 def fifty_planned(scratch: Path) -> float:
-    """Seconds a plan of 50 algorithms takes that are not served yet, each with a package of its own."""
+    """Return the seconds of a plan with 50 new algorithms, each with a package of its own."""
     conf = scratch / "conf.ini"
     text = conf.read_text()
     names = [f"Echo{number}" for number in range(50)]
@@ -343,16 +380,16 @@ def fifty_planned(scratch: Path) -> float:
         shutil.copytree(scratch / "algopkg/Echo", scratch / "algopkg" / name)
     sections = [f"\n[algopkg.{name}]\nbackend = Echo\nroute = {name.lower()}\n" for name in names]
     conf.write_text(text + "".join(sections))
-    cluster.put(scratch)
+    cluster.upload(scratch)
     seconds = cluster.timed("modelserve", "plan")
     for name in names:
         shutil.rmtree(scratch / "algopkg" / name)
     conf.write_text(text)
-    cluster.put(scratch)
+    cluster.upload(scratch)
     return seconds
 
 
-# Needs a machine without anything, which the benchmark does not make; measured by hand, see the text.
+# Needs an empty machine, which the benchmark does not make; measured by hand, see the text.
 FIRST_ANSWER = """
 ## From nothing to the first answer
 
@@ -382,8 +419,8 @@ def _cpu() -> str:
 
 def _batches() -> str:
     section = (cluster.ROOT / "conf.ini").read_text().partition("[algopkg.TextEmbedding]")[2]
-    said = [line.replace(" ", "") for line in section.splitlines() if line.startswith("batch")]
-    return "; " + ", ".join(f"`{line}`" for line in said) if said else ""
+    settings = [line.replace(" ", "") for line in section.splitlines() if line.startswith("batch")]
+    return "; " + ", ".join(f"`{line}`" for line in settings) if settings else ""
 
 
 def _memory_gib() -> float:

@@ -1,7 +1,7 @@
-"""Asks at a fixed rate, whatever the answers take, and says how late they were.
+"""Send requests at a fixed rate and measure the latencies.
 
-Connections that ask again as soon as they are answered ask a slow server less often, and leave out of the latencies
-what a caller would have waited. Here each request has its moment, and its latency counts from then.
+A connection that sends its next request after an answer loads a slow server less, and hides the time that a client
+would have waited. Here each request has a scheduled time, and its latency counts from that time.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ MOST_CONNECTIONS = 256
 TIMEOUT_S = 10
 
 
-def ask(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> Load:
-    """Ask ``url`` ``rate`` times a second for ``seconds``, with each of ``bodies`` in turn as JSON.
+def load(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> Load:
+    """Send ``rate`` requests a second to ``url`` for ``seconds``, with each of ``bodies`` in turn as JSON.
 
     Returns:
-        Of the load, ``rate`` is what was asked for.
+        The load; its ``rate`` is the requested one.
     """
-    found = answers(url, bodies, rate, seconds)
-    good = found.pop(200, [])
+    latencies = answers(url, bodies, rate, seconds)
+    good = latencies.pop(200, [])
     p50, p99 = (percentile(good, share) * 1000 for share in (50, 99))
-    return Load(rate, p50, p99, sum(map(len, found.values())))
+    return Load(rate, p50, p99, sum(map(len, latencies.values())))
 
 
 def answers(url: str, bodies: Sequence[Any], rate: float, seconds: float) -> dict[int, list[float]]:
-    """Ask in the same way; returns how long the answers took (s, sorted), by HTTP status; 0: there was none."""
+    """Send requests as ``load`` does; return the sorted latencies in seconds by HTTP status, 0 for no answer."""
     return asyncio.run(_Run(url, bodies).run(rate, int(rate * seconds)))
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that ``share`` percent of ``ordered`` do not exceed."""
+    """Return the value that ``share`` percent of ``ordered`` do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)] if ordered else math.nan
 
 
@@ -55,23 +55,23 @@ class _Run:
         started = loop.time() + 0.1
         tasks = []
         for number in range(count):
-            moment = started + number / rate
-            if (early := moment - loop.time()) > 0:
+            scheduled = started + number / rate
+            if (early := scheduled - loop.time()) > 0:
                 await asyncio.sleep(early)
-            tasks.append(asyncio.create_task(self._one(self._requests[number % len(self._requests)], moment)))
+            tasks.append(asyncio.create_task(self._send(self._requests[number % len(self._requests)], scheduled)))
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
             writer.close()
         return {status: sorted(latencies) for status, latencies in self._answers.items()}
 
-    async def _one(self, request: bytes, moment: float) -> None:
+    async def _send(self, request: bytes, scheduled: float) -> None:
         async with self._open:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     status = await self._exchange(request)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
                 status = 0
-        self._answers.setdefault(status, []).append(asyncio.get_running_loop().time() - moment)
+        self._answers.setdefault(status, []).append(asyncio.get_running_loop().time() - scheduled)
 
     async def _exchange(self, request: bytes) -> int:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)

@@ -1,4 +1,4 @@
-"""Loads a URL with wrk for a bounded time, and reads what it prints."""
+"""Load a URL with wrk for a bounded time, and parse its report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 @dataclass(frozen=True)
 class Load:
-    """One run: requests per second, latencies in milliseconds, answers that were not 2xx or did not come."""
+    """One run: requests per second, latencies in milliseconds, requests without a 2xx answer."""
 
     rate: float
     p50_ms: float
@@ -39,17 +39,17 @@ class Load:
 
 
 def available() -> bool:
-    """Whether wrk is installed."""
+    """Return whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
 def load(
     url: str, bodies: Sequence[Any], connections: int, seconds: int, headers: Mapping[str, str] | None = None
 ) -> Load:
-    """Ask ``url`` over ``connections`` connections for ``seconds``, with each of ``bodies`` in turn as JSON.
+    """Load ``url`` over ``connections`` connections for ``seconds``, with each of ``bodies`` in turn as JSON.
 
     Raises:
-        subprocess.CalledProcessError: wrk could not run, or not connect.
+        subprocess.CalledProcessError: wrk failed, or could not connect.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua(bodies, headers))
@@ -61,7 +61,7 @@ def load(
 
 
 def lua(bodies: Sequence[Any], headers: Mapping[str, str] | None = None) -> str:
-    """The script that has wrk send ``bodies``; Lua takes any text between long brackets as it is."""
+    """Return the script that makes wrk send ``bodies``. Lua does not interpret text between long brackets."""
     fields = {"Content-Type": "application/json", **(headers or {})}
     return _SCRIPT % (
         ", ".join(f"[=[{json.dumps(body)}]=]" for body in bodies),
@@ -70,16 +70,20 @@ def lua(bodies: Sequence[Any], headers: Mapping[str, str] | None = None) -> str:
 
 
 def parse(text: str) -> Load:
-    """Read wrk's report."""
+    """Parse wrk's report.
+
+    Raises:
+        ValueError: the text is no report.
+    """
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     if rate is None:
         raise ValueError(f"not a report of wrk's:\n{text}")
-    failed = (int(wrong[1]) if wrong else 0) + (sum(map(int, errors.groups())) if errors else 0)
+    failed = (int(refused[1]) if refused else 0) + (sum(map(int, errors.groups())) if errors else 0)
     return Load(float(rate[1]), _percentile(text, 50), _percentile(text, 99), failed)
 
 
 def _percentile(text: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.M)
-    return float(found[1]) * _UNITS[found[2]] if found else float("nan")
+    match = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.M)
+    return float(match[1]) * _UNITS[match[2]] if match else float("nan")

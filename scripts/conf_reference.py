@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the tables of docs/conf.md from the model that checks conf.ini; run it with PYTHONPATH=files."""
+"""Write the tables of docs/conf.md from the model that checks conf.ini; run it with PYTHONPATH=files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "conf.md"
 
 
 def default_of(field: FieldInfo) -> str:
-    """A field's default as one writes it in conf.ini."""
+    """Return a field's default in the notation of conf.ini."""
     if field.is_required():
         return "required"
     value = field.default
@@ -26,7 +26,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def table(model: type[BaseModel]) -> str:
-    """A model's fields as a Markdown table."""
+    """Return a model's fields as a Markdown table."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         if not field.exclude:
@@ -35,10 +35,10 @@ def table(model: type[BaseModel]) -> str:
 
 
 def render(page: str) -> str:
-    """The page with its tables as the model has them now."""
+    """Return the page with its tables from the model."""
     for name, model in (("server", Server), ("section", Section)):
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        page = re.sub(pattern, lambda found, model=model: found[1] + table(model) + found[2], page, flags=re.S)
+        pattern = rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- end -->)"
+        page = re.sub(pattern, table(model).replace("\\", r"\\"), page, flags=re.S)
     return page
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What a host's modelserve is, does and says, in one archive without secrets."""
+"""Collect the states and logs of a host's modelserve in one archive without secrets."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ DOCUMENTATION = r"""
 module: modelserve_diagnose
 short_description: Collects a host's logs, versions and states
 description:
-  - Packs what one needs to find out what is wrong on a host into one archive. Changes nothing on the host.
-  - Secrets are taken out of every text before it is written; files that hold them are left out.
+  - Packs logs, states and versions of a host into one archive. Changes nothing on the host.
+  - Secrets are removed from every text before it is written; files that hold secrets are left out.
 options:
   home:
-    description: The directory modelserve keeps its data in; need not exist.
+    description: The data directory; need not exist.
     type: str
     required: true
   dest:
-    description: The archive to write, with mode 0600. Without it nothing is written; the archive is in the result.
+    description: The archive to write, with mode 0600. Without it the archive is only in the result.
     type: str
   log_kb:
-    description: How much of each log file's end is taken.
+    description: KiB from the end of each log file.
     type: int
     default: 256
   max_files:
-    description: How many of Ray's log files are taken, the newest first.
+    description: Number of Ray's log files, the newest first.
     type: int
     default: 200
 author: modelserve
@@ -56,6 +56,7 @@ content:
 
 import base64
 import contextlib
+import functools
 import glob
 import io
 import json
@@ -67,25 +68,28 @@ import stat
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.modelserve_redact import Redactor
 
 TIMEOUT_S = 20
 SECRETS_LARGEST = 2**20
-LINES = "2000"  # of a container's or a service's log, before it is cut to log_kb
+LINES = "2000"  # from the end of a container's or a service's log, before it is cut to log_kb
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
-PACKED = (".gz", ".xz", ".zst", ".bz2", ".zip", ".lz4", ".pb", ".core")  # not text: no secret could be found in it
+PACKED = (".gz", ".xz", ".zst", ".bz2", ".zip", ".lz4", ".pb", ".core")  # not text: secrets in it cannot be found
 DOCKERD_LOG = "/var/log/modelserve-dockerd.log"
 
 
-def run(argv, timeout=TIMEOUT_S):
-    """Exit code and output of a command; the code is None when it is not there or takes too long."""
+def run(argv: Sequence[str], timeout: float = TIMEOUT_S) -> tuple[int | None, str]:
+    """Return exit code and output of a command; the code is None where it is missing or exceeds ``timeout`` (s)."""
     program = shutil.which(argv[0])
     if program is None:
-        return None, "{0} is not installed\n".format(argv[0])
+        return None, f"{argv[0]} is not installed\n"
     process = subprocess.Popen(
-        [program] + argv[1:],
+        [program, *argv[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,23 +101,27 @@ def run(argv, timeout=TIMEOUT_S):
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return None, "no answer within {0} s\n".format(timeout)
+        return None, f"no answer within {timeout} s\n"
     return process.returncode, out.decode(errors="replace")
 
 
-def report(*commands):
-    """Commands with what they print."""
+def report(*commands: Sequence[str]) -> str:
+    """Return commands with their output."""
     parts = []
     for argv in commands:
         code, out = run(argv)
-        ended = "" if code in (0, None) else "(exit code {0})\n".format(code)
-        parts.append("$ {0}\n{1}{2}\n".format(" ".join(argv), out, ended))
+        exit_note = "" if code in (0, None) else f"(exit code {code})\n"
+        parts.append(f"$ {' '.join(argv)}\n{out}{exit_note}\n")
     return "".join(parts)
 
 
-def read(path, limit=None):
-    """A file's text; with a limit the whole lines of its end. Raises OSError."""
-    with open(path, "rb") as stream:
+def read(path: str | Path, limit: int | None = None) -> str:
+    """Return a file's text; with a limit in bytes, the complete lines of its end.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         if limit is None or size <= limit:
             return stream.read(limit).decode(errors="replace")
@@ -121,21 +129,21 @@ def read(path, limit=None):
         return end_of(stream.read(limit).decode(errors="replace"), limit, cut=True)
 
 
-def end_of(text, limit, cut=False):
-    """The last ``limit`` characters' whole lines: half a line may hold half a secret, which nothing recognises."""
+def end_of(text: str, limit: int, cut: bool = False) -> str:
+    """Return the complete lines of the last ``limit`` characters: no pattern recognises half a secret."""
     if not cut and len(text) <= limit:
         return text
     return "(the beginning is left out)\n" + text[-limit:].partition("\n")[2]
 
 
-def binary(text):
-    """Whether text that was decoded is none."""
+def is_binary(text: str) -> bool:
+    """Return whether a decoded file is not text."""
     return "\0" in text or text.count("\ufffd") > len(text) // 10
 
 
-def listeners():
-    """The TCP ports that something listens on, with their addresses as /proc has them turned readable."""
-    found = set()
+def listeners() -> str:
+    """Return the TCP ports with a listening socket, and their addresses, one per line."""
+    sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(table):
             continue
@@ -149,70 +157,78 @@ def listeners():
                     shown = ".".join(str(byte) for byte in raw)
                 else:
                     shown = {bytes(16): "::", bytes(15) + b"\1": "::1"}.get(raw, raw.hex(":", 2))
-                found.add((int(port, 16), shown))
-    return "".join("{0:>5}  {1}\n".format(port, address) for port, address in sorted(found))
+                sockets.add((int(port, 16), shown))
+    return "".join(f"{port:>5}  {address}\n" for port, address in sorted(sockets))
+
+
+class LogFile(NamedTuple):
+    """A log file of Ray: its time of change, its size in bytes, its path, and its name below the logs' directory."""
+
+    changed: float
+    size: int
+    path: Path
+    name: str
 
 
 class Host:
-    """Reads a host. ``states`` are texts by name, ``problems`` what could not be read."""
+    """Collect the data of a host: ``states`` are texts by name, ``problems`` what could not be read."""
 
-    def __init__(self, home, log_kb, max_files):
-        self.home = os.path.realpath(home)
+    def __init__(self, home: str, log_kb: int, max_files: int) -> None:
+        self.home = Path(os.path.realpath(home))
         self.limit = log_kb * 1024
         self.max_files = max_files
         self.redactor = Redactor()
-        self.states = {}
-        self.problems = []
-        self.containers = []
-        self.algorithms = None
+        self.states: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.containers: list[dict[str, Any]] = []
+        self.algorithms: list[dict[str, Any]] | None = None
         self.docker = "not installed"
-        self.logs = []
-        self.logs_there = 0
+        self.logs: list[LogFile] = []
+        self.log_count = 0
 
-    def attempt(self, what, function):
-        """Do one part; its failure is noted and stops no other."""
+    def attempt(self, what: str, function: Callable[[], None]) -> None:
+        """Run one part; record its failure, which stops no other part."""
         try:
             function()
-        except Exception as error:  # whatever is wrong with the host is what this module is there to report
-            self.problems.append("{0}: {1}: {2}".format(what, type(error).__name__, error))
+        except Exception as error:  # any fault of the host belongs in the report
+            self.problems.append(f"{what}: {type(error).__name__}: {error}")
 
-    def look(self):
-        """Everything but the logs."""
-        self.attempt("secrets", self.know_secrets)
-        self.attempt("system", self.look_at_system)
-        self.attempt("files", self.look_at_files)
-        self.attempt("docker", self.look_at_docker)
-        self.attempt("modelserve", self.ask_modelserve)
+    def collect_states(self) -> None:
+        """Collect everything but the contents of Ray's logs."""
+        self.attempt("secrets", self.learn_secrets)
+        self.attempt("system", self.collect_system)
+        self.attempt("files", self.collect_files)
+        self.attempt("docker", self.collect_docker)
+        self.attempt("modelserve", self.query_head)
         self.attempt("ray's logs", self.find_logs)
 
-    def inside(self, path):
-        """Whether a path is a file below home, secrets not included, with all links followed."""
-        real = os.path.realpath(path)
-        secrets = os.path.join(self.home, "secrets")
-        if not real.startswith(self.home + os.sep) or real == secrets or real.startswith(secrets + os.sep):
+    def is_inside(self, path: Path) -> bool:
+        """Return whether a path is a file below home, without the secrets, after all links are followed."""
+        real = Path(os.path.realpath(path))
+        secrets = self.home / "secrets"
+        if self.home not in real.parents or secrets in (real, *real.parents):
             return False
-        return os.path.exists(real) and stat.S_ISREG(os.stat(real).st_mode)
+        return os.path.exists(real) and stat.S_ISREG(real.stat().st_mode)
 
-    def know_secrets(self):
-        """The host's secrets; nothing is collected that was not searched for them."""
-        for directory, _, names in os.walk(os.path.join(self.home, "secrets")):
+    def learn_secrets(self) -> None:
+        """Read the host's secrets, which are removed from every collected text."""
+        for directory, _, names in os.walk(self.home / "secrets"):
             for name in names:
-                path = os.path.join(directory, name)
+                path = Path(directory) / name
                 if os.path.isfile(path):
                     self.redactor.add_file(read(path, SECRETS_LARGEST))
 
-    def look_at_system(self):
-        """The machine and its system."""
-        with open("/proc/uptime", encoding="ascii") as stream:
-            days = float(stream.read().split()[0]) / 86400
+    def collect_system(self) -> None:
+        """Collect the states of the machine and its system."""
+        days = float(read("/proc/uptime").split()[0]) / 86400
         system = [
-            "time    {0}".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())),
-            "zone    {0}".format(" ".join(time.tzname)),
-            "up      {0:.1f} days".format(days),
-            "load    {0}".format(read("/proc/loadavg").strip()),
-            "cpus    {0}".format(os.cpu_count()),
-            "kernel  {0}".format(" ".join(platform.uname())),
-            "python  {0}".format(platform.python_version()),
+            f"time    {timestamp(time.time())}",
+            f"zone    {' '.join(time.tzname)}",
+            f"up      {days:.1f} days",
+            f"load    {read('/proc/loadavg').strip()}",
+            f"cpus    {os.cpu_count()}",
+            f"kernel  {' '.join(platform.uname())}",
+            f"python  {platform.python_version()}",
         ]
         self.states["states/system.txt"] = "\n".join(system) + "\n"
         self.states["states/os-release.txt"] = read("/etc/os-release")
@@ -227,82 +243,86 @@ class Host:
         if os.path.isfile(DOCKERD_LOG):
             self.states["states/dockerd.log"] = read(DOCKERD_LOG, self.limit)
 
-    def look_at_files(self):
-        """modelserve's own files, and the names and sizes of what the store holds."""
+    def collect_files(self) -> None:
+        """Modelserve's own files, and the names and sizes of the store's entries."""
         patterns = ("settings.json", "conf.ini", "releases/*.json", "gateway/haproxy.cfg", "node/*")
+        home = glob.escape(str(self.home))
         for pattern in patterns:
-            for path in sorted(glob.glob(os.path.join(glob.escape(self.home), pattern))):
-                if self.inside(path):
-                    self.attempt(path, lambda path=path: self.take_file(path))
+            for name in sorted(glob.glob(f"{home}/{pattern}")):
+                if self.is_inside(Path(name)):
+                    self.attempt(name, functools.partial(self.collect_file, Path(name)))
         entries = []
-        until = time.monotonic() + TIMEOUT_S  # environments have many files, and a slow disk shows it
-        for path in sorted(glob.glob(os.path.join(glob.escape(self.home), "store", "*", "*"))):
-            when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.lstat(path).st_mtime))
-            entries.append("{0}  {1:>12}  {2}".format(when, tree_size(path, until), os.path.relpath(path, self.home)))
-        self.states["states/store.txt"] = "\n".join(entries or ["the store is empty, or not there"]) + "\n"
+        until = time.monotonic() + TIMEOUT_S  # counting the many files of environments takes long on a slow disk
+        for path in map(Path, sorted(glob.glob(f"{home}/store/*/*"))):
+            when = timestamp(path.lstat().st_mtime)
+            entries.append(f"{when}  {tree_size(path, until):>12}  {os.path.relpath(path, self.home)}")
+        self.states["states/store.txt"] = "\n".join(entries or ["the store is empty or does not exist"]) + "\n"
 
-    def take_file(self, path):
-        """One of modelserve's own files, and the secrets in it."""
+    def collect_file(self, path: Path) -> None:
+        """Collect one of modelserve's own files, and learn its secrets."""
         name = "files/" + os.path.relpath(path, self.home)
         text = read(path)
-        if binary(text):
-            text = "(not text: {0} bytes)\n".format(os.path.getsize(path))
-        self.redactor.learn(self.redact_as(name), text)
+        if is_binary(text):
+            text = f"(not text: {path.stat().st_size} bytes)\n"
+        self.redactor.learn(self.redactor_of(name), text)
         self.states[name] = text
 
-    def redact_as(self, name):
-        """How secrets are found in a text of this name."""
+    def redactor_of(self, name: str) -> Callable[[str], str]:
+        """Return the function that removes the secrets from a text of this name."""
+        redact: Callable[[str], str] = self.redactor.text
         if name.endswith(".json"):
-            return self.redactor.document
-        return self.redactor.config if name.endswith(".cfg") else self.redactor.text
+            redact = self.redactor.document
+        elif name.endswith(".cfg"):
+            redact = self.redactor.config
+        return redact
 
-    def look_at_docker(self):
-        """The engine, modelserve's containers and images."""
+    def collect_docker(self) -> None:
+        """Collect the states of the engine, and of modelserve's containers and images."""
         root = ""
         code, out = run(["docker", "version", "--format", "{{.Server.Version}}"])
         if code == 0:
             self.docker = out.strip()
             _, root = run(["docker", "info", "--format", "{{.DockerRootDir}}"])
         elif shutil.which("docker"):
-            self.docker = "does not answer: {0}".format((out.strip() or "no reason given").splitlines()[-1])
+            self.docker = f"does not answer: {(out.strip() or 'no reason given').splitlines()[-1]}"
         self.states["states/disk.txt"] = self.disk(root.strip())
         if code != 0:
             self.states["states/docker.txt"] = report(["docker", "version"])
             return
-        mine = ["--filter", "label=modelserve.role"]
+        own = ["--filter", "label=modelserve.role"]
         self.states["states/docker.txt"] = report(["docker", "version"], ["docker", "info"])
         self.redactor.learn(self.redactor.text, self.states["states/docker.txt"])  # it may name a proxy
-        self.states["states/containers.txt"] = report(["docker", "ps", "--all", "--no-trunc", "--size"] + mine)
+        self.states["states/containers.txt"] = report(["docker", "ps", "--all", "--no-trunc", "--size", *own])
         self.states["states/images.txt"] = report(["docker", "images", "--filter", "label=modelserve.part"])
-        ids = run(["docker", "ps", "--all", "--quiet"] + mine)[1].split()
+        ids = run(["docker", "ps", "--all", "--quiet", *own])[1].split()
         if ids:
-            _, inspected = run(["docker", "inspect"] + ids)
+            _, inspected = run(["docker", "inspect", *ids])
             self.redactor.learn(self.redactor.document, inspected)
             self.states["states/inspect.json"] = inspected
             self.containers = json.loads(inspected)
         for container in self.containers:
             name = container["Name"].strip("/")
             _, log = run(["docker", "logs", "--timestamps", "--tail", LINES, name])
-            self.states["containers/{0}.log".format(name)] = end_of(log, self.limit)
+            self.states[f"containers/{name}.log"] = end_of(log, self.limit)
 
-    def disk(self, docker_root):
-        """Space and inodes where the data lie."""
-        there = [path for path in (self.home, docker_root, "/tmp", "/dev/shm") if path and os.path.exists(path)]
-        return report(["df", "-hP", "/"] + there, ["df", "-iP", "/"] + there)
+    def disk(self, docker_root: str) -> str:
+        """Return free space and inodes of the file systems in use."""
+        paths = [str(path) for path in (self.home, docker_root, "/tmp", "/dev/shm") if path and os.path.exists(path)]
+        return report(["df", "-hP", "/", *paths], ["df", "-iP", "/", *paths])
 
-    def ask_modelserve(self):
-        """What the head says of itself. The limit holds in the container too: nothing is left running there."""
+    def query_head(self) -> None:
+        """Collect the head's own states. The time limit also ends the commands inside the container."""
         for container in self.containers:
             labels = container["Config"].get("Labels") or {}
             if labels.get("modelserve.role") != "head" or not container["State"].get("Running"):
                 continue
-            inside = ["docker", "exec", container["Id"], "timeout", "-k", "2", str(TIMEOUT_S)]
+            execute = ["docker", "exec", container["Id"], "timeout", "-k", "2", str(TIMEOUT_S)]
             for name, argv in (
                 ("status.json", ["modelserve", "status", "--json"]),
                 ("plan.json", ["modelserve", "plan", "--json"]),
                 ("ray-status.txt", ["ray", "status"]),
             ):
-                code, out = run(inside + argv, TIMEOUT_S + 5)
+                code, out = run([*execute, *argv], TIMEOUT_S + 5)
                 self.states["states/" + name] = out
                 if name == "status.json":
                     self.algorithms = served(out)
@@ -310,174 +330,183 @@ class Host:
                 else:
                     failed = code != 0
                 if failed:
-                    why = "no answer within {0} s".format(TIMEOUT_S) if code in (124, 137) else reason(out)
-                    self.problems.append("{0}: {1}".format(" ".join(argv), why))
+                    why = f"no answer within {TIMEOUT_S} s" if code in (124, 137) else reason(out)
+                    self.problems.append(f"{' '.join(argv)}: {why}")
 
-    def find_logs(self):
-        """Ray's log files, newest first. Links out of home are not followed: others may write in that directory."""
-        top = os.path.realpath(os.path.join(self.home, "ray", "session_latest", "logs"))
-        found = []
+    def find_logs(self) -> None:
+        """Find Ray's log files, newest first.
+
+        Links out of home are not followed: others may write in that directory.
+        """
+        top = Path(os.path.realpath(self.home / "ray" / "session_latest" / "logs"))
+        files: list[LogFile] = []
         for directory, _, names in os.walk(top):
             for name in names:
-                path = os.path.join(directory, name)
+                path = Path(directory) / name
                 try:
-                    entry = os.lstat(path)
+                    entry = path.lstat()
                 except FileNotFoundError:  # Ray rotates its logs
                     continue
-                if stat.S_ISREG(entry.st_mode) and entry.st_size and self.inside(path):
-                    found.append((entry.st_mtime, entry.st_size, path, os.path.relpath(path, top)))
-        found.sort(reverse=True)
-        self.logs = [entry for entry in found if not entry[2].endswith(PACKED)][: self.max_files]
-        self.logs_there = len(found)
-        taken = {entry[2] for entry in self.logs}
+                if stat.S_ISREG(entry.st_mode) and entry.st_size and self.is_inside(path):
+                    files.append(LogFile(entry.st_mtime, entry.st_size, path, os.path.relpath(path, top)))
+        files.sort(reverse=True)
+        self.logs = [file for file in files if not file.name.endswith(PACKED)][: self.max_files]
+        self.log_count = len(files)
+        collected = {file.path for file in self.logs}
         rows = [
-            "{0}  {1:>12}  {2}{3}".format(
-                time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when)),
-                size,
-                name,
-                "" if path in taken else "  (left out)",
-            )
-            for when, size, path, name in found
+            f"{timestamp(file.changed)}  {file.size:>12}  {file.name}{'' if file.path in collected else '  (left out)'}"
+            for file in files
         ]
-        self.states["states/ray-logs.txt"] = "\n".join(rows or ["Ray has no log here"]) + "\n"
+        self.states["states/ray-logs.txt"] = "\n".join(rows or ["Ray has no log on this host"]) + "\n"
 
-    def headline(self):
-        """The host in one line."""
+    def headline(self) -> str:
+        """Return the host's state in one line."""
         parts = []
         for container in self.containers:
             state = container["State"]
             health = (state.get("Health") or {}).get("Status", "")
-            shown = state.get("Status", "?") + (" ({0})".format(health) if health else "")
+            shown = state.get("Status", "?") + (f" ({health})" if health else "")
             restarts = container.get("RestartCount", 0)
-            shown += ", {0} restarts".format(restarts) if restarts else ""
+            shown += f", {restarts} restarts" if restarts else ""
             shown += ", killed for memory" if state.get("OOMKilled") else ""
-            parts.append("{0} {1}".format(container["Name"].strip("/"), shown))
+            parts.append(f"{container['Name'].strip('/')} {shown}")
         if self.algorithms is not None:
             running = [row for row in self.algorithms if row["status"] == "RUNNING"]
-            parts.append("{0} of {1} algorithms running".format(len(running), len(self.algorithms)))
+            parts.append(f"{len(running)} of {len(self.algorithms)} algorithms running")
         if not parts:
             engine_answers = self.docker[:1].isdigit()
-            parts.append("no container of modelserve" if engine_answers else "Docker {0}".format(self.docker))
-        return self.redactor.text("; ".join(parts))
+            parts.append("no container of modelserve" if engine_answers else f"Docker {self.docker}")
+        return str(self.redactor.text("; ".join(parts)))
 
-    def summary(self):
-        """One screen about the host."""
+    def summary(self) -> str:
+        """Return a summary of the host, of at most 40 lines."""
         release = values(self.states.get("states/os-release.txt", "")).get("PRETTY_NAME", "?").strip('"')
         memory = values(self.states.get("states/memory.txt", ""), ":")
         releases = [name for name in self.states if name.startswith("files/releases/")]
-        numbers = sorted(int(stem) for stem in (os.path.basename(name)[:-5] for name in releases) if stem.isdigit())
+        numbers = sorted(int(stem) for stem in (Path(name).stem for name in releases) if stem.isdigit())
         lines = [
-            "host        {0}".format(platform.node()),
+            f"host        {platform.node()}",
             self.states.get("states/system.txt", "").replace("  ", "      ").strip().splitlines()[0],
-            "system      {0}, Linux {1}, {2}".format(release, platform.release(), platform.machine()),
-            "memory      {0} MiB, {1} MiB available".format(mib(memory, "MemTotal"), mib(memory, "MemAvailable")),
-            "disk        {0}".format(free(self.home)),
-            "docker      {0}".format(self.docker),
-            "state       {0}".format(self.headline()),
-            "release     {0}".format(numbers[-1] if numbers else "none"),
-            "ray's logs  {0} of {1} files, the last {2} KiB of each".format(
-                len(self.logs), self.logs_there, self.limit // 1024
-            ),
+            f"system      {release}, Linux {platform.release()}, {platform.machine()}",
+            f"memory      {mib(memory, 'MemTotal')} MiB, {mib(memory, 'MemAvailable')} MiB available",
+            f"disk        {free(self.home)}",
+            f"docker      {self.docker}",
+            f"state       {self.headline()}",
+            f"release     {numbers[-1] if numbers else 'none'}",
+            f"ray's logs  {len(self.logs)} of {self.log_count} files, the last {self.limit // 1024} KiB of each",
             "",
         ]
-        for row in self.algorithms or []:
-            lines.append("{0}: {1} {2}".format(row["name"], row["status"], str(row.get("message") or "")[:200]).strip())
-        lines += ["not collected: {0}".format(problem) for problem in self.problems] or ["everything was collected"]
+        lines += [
+            f"{row['name']}: {row['status']} {str(row.get('message') or '')[:200]}".strip()
+            for row in self.algorithms or []
+        ]
+        lines += [f"not collected: {problem}" for problem in self.problems] or ["everything was collected"]
         return "\n".join(lines[:40]) + "\n"
 
-    def write(self, stream):
-        """The archive: a summary, the states, the files, the logs. Nothing reaches it but by ``put``."""
+    def write(self, stream: IO[bytes]) -> None:
+        """Write the archive: summary, states, files, logs. Only ``add``, which removes secrets, writes to it."""
         with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=6) as archive:
 
-            def put(name, text, when=None):
-                data = self.redact_as(name)(text).encode("utf-8", "replace")
+            def add(name: str, text: str, when: float | None = None) -> None:
+                data = self.redactor_of(name)(text).encode("utf-8", "replace")
                 entry = tarfile.TarInfo(self.redactor.text(name))
                 entry.size, entry.mode, entry.mtime = len(data), 0o600, int(when or time.time())
                 archive.addfile(entry, io.BytesIO(data))
 
-            put("summary.txt", self.summary())
+            add("summary.txt", self.summary())
             for name, text in self.states.items():
-                put(name, text)
+                add(name, text)
             for when, _, path, name in self.logs:
                 try:
                     text = read(path, self.limit)
                 except OSError as error:  # Ray rotates its logs
-                    text = "({0})\n".format(error)
-                put("ray-logs/" + name, "(not text)\n" if binary(text) else text, when)
+                    text = f"({error})\n"
+                add("ray-logs/" + name, "(not text)\n" if is_binary(text) else text, when)
 
 
-def values(text, separator="="):
-    """Lines of keys and values as a dictionary."""
+def timestamp(seconds: float) -> str:
+    """Return seconds since the epoch as a time in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def values(text: str, separator: str = "=") -> dict[str, str]:
+    """Return lines of keys and values as a dictionary."""
     pairs = (line.partition(separator) for line in text.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def mib(memory, key):
-    """A value of /proc/meminfo."""
+def mib(memory: dict[str, str], key: str) -> int:
+    """Return a value of /proc/meminfo in MiB."""
     return int(memory.get(key, "0 kB").split()[0]) // 1024
 
 
-def free(path):
-    """Free space where ``path`` lies or would lie."""
+def free(path: Path) -> str:
+    """Return the free space of the file system that holds or would hold ``path``."""
     while not os.path.exists(path):
-        path = os.path.dirname(path)
+        path = path.parent
     usage = shutil.disk_usage(path)
-    return "{0} MiB free of {1} MiB at {2}".format(usage.free // 2**20, usage.total // 2**20, path)
+    return f"{usage.free // 2**20} MiB free of {usage.total // 2**20} MiB at {path}"
 
 
-def tree_size(path, until):
-    """Bytes of the files in ``path``; not known where counting them would go on after ``until``."""
-    total = os.lstat(path).st_size if os.path.isfile(path) else 0
+def tree_size(path: Path, until: float) -> int | str:
+    """Return the bytes of the files in ``path``, or "not counted" where counting takes longer than ``until``."""
+    total = path.lstat().st_size if os.path.isfile(path) else 0
     for directory, _, names in os.walk(path):
         if time.monotonic() > until:
             return "not counted"
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # the store is in use
-                total += os.lstat(os.path.join(directory, name)).st_size
+                total += (Path(directory) / name).lstat().st_size
     return total
 
 
-def reason(text):
-    """Why a command failed: its error, or what it said last."""
+def reason(text: str) -> str:
+    """Return why a command failed: its error, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it said nothing"])[-1][:200]
+    return (errors or lines or ["no output"])[-1][:200]
 
 
-def served(text):
-    """The rows of ``modelserve status --json``; None where it answered otherwise."""
+def served(text: str) -> list[dict[str, Any]] | None:
+    """Return the rows of ``modelserve status --json``; None for any other output."""
     for line in text.splitlines():
         try:
-            return json.loads(line)["algorithms"]
+            algorithms: list[dict[str, Any]] = json.loads(line)["algorithms"]
+            return algorithms
         except (ValueError, KeyError, TypeError):
             continue
     return None
 
 
-def collect(home, dest=None, log_kb=256, max_files=200):
-    """Look at the host and pack what was found; the module's result."""
+def collect(home: str, dest: str | None = None, log_kb: int = 256, max_files: int = 200) -> dict[str, Any]:
+    """Collect the host's data, pack them, and return the module's result.
+
+    Raises:
+        OSError: ``dest`` cannot be written.
+        ValueError: the secrets cannot be read, so none could be removed.
+    """
     host = Host(home, log_kb, max_files)
-    host.look()
+    host.collect_states()
     if any(problem.startswith("secrets: ") for problem in host.problems):
-        raise ValueError("the secrets below {0} cannot be read, so none could be taken out".format(host.home))
-    result = {"problems": [host.redactor.text(problem) for problem in host.problems]}
+        raise ValueError(f"the secrets below {host.home} cannot be read, so none could be removed")
+    result: dict[str, Any] = {"problems": [host.redactor.text(problem) for problem in host.problems]}
     if dest is None:
-        stream = io.BytesIO()
-        host.write(stream)
-        result["content"] = base64.b64encode(stream.getvalue()).decode()
-        result["size"] = len(stream.getvalue())
+        buffer = io.BytesIO()
+        host.write(buffer)
+        result["content"] = base64.b64encode(buffer.getvalue()).decode()
+        result["size"] = len(buffer.getvalue())
     else:
         handle = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(handle, 0o600)
             host.write(stream)
-        result["size"] = os.path.getsize(dest)
+        result["size"] = Path(dest).stat().st_size
     result["headline"] = host.headline()
     return result
 
 
-def main():
-    """Answer Ansible."""
+def main() -> None:
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "home": {"type": "str", "required": True},
@@ -490,7 +519,7 @@ def main():
     try:
         result = collect(**module.params)
     except (OSError, ValueError) as error:
-        module.fail_json(msg="nothing collected: {0}".format(error))
+        module.fail_json(msg=f"nothing collected: {error}")
     module.exit_json(changed=False, **result)
 
 

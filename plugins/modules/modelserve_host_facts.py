@@ -47,6 +47,7 @@ import importlib.util
 import json
 import os
 import shutil
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -54,7 +55,7 @@ LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states
 SYS = "/sys"
 
 
-def distribution():
+def distribution() -> dict[str, Any]:
     """``id``, ``version`` and ``codename`` from os-release."""
     values = {}
     with open("/etc/os-release", encoding="utf-8") as stream:
@@ -69,7 +70,7 @@ def distribution():
     }
 
 
-def docker(module):
+def docker(module: AnsibleModule) -> dict[str, Any]:
     """Whether the Docker client is there and its engine answers, with its version or the reason why not."""
     client = shutil.which("docker")
     if client is None:
@@ -79,20 +80,20 @@ def docker(module):
     return {"client": client, "reachable": code == 0, "version": out.strip() if code == 0 else "", "reason": reason}
 
 
-def memory_mb():
+def memory_mb() -> int:
     """Total memory in MiB."""
     with open("/proc/meminfo", encoding="ascii") as stream:
         return int(stream.readline().split()[1]) // 1024
 
 
-def disk_free_mb(path):
+def disk_free_mb(path: str) -> int:
     """Free space in MiB where ``path`` lies or would lie."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free // 2**20
 
 
-def gpus(module):
+def gpus(module: AnsibleModule) -> list[str]:
     """Names of the GPUs that the driver shows."""
     if shutil.which("nvidia-smi") is None:
         return []
@@ -100,7 +101,7 @@ def gpus(module):
     return [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
 
 
-def content(path):
+def content(path: str) -> str:
     """What a small file holds, or nothing when it is not there."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -109,7 +110,7 @@ def content(path):
         return ""
 
 
-def nvidia(module, names, client):
+def nvidia(module: AnsibleModule, names: list[str], client: str | None) -> dict[str, Any]:
     """What stands between Docker and NVIDIA's GPUs: devices, driver, toolkit, and the runtime in Docker."""
     devices = [os.path.dirname(path) for path in glob.glob(SYS + "/bus/pci/devices/*/vendor")]
     devices = [path for path in devices if content(path + "/vendor") == "0x10de"]
@@ -144,7 +145,7 @@ def nvidia(module, names, client):
     return found
 
 
-def certificates():
+def certificates() -> dict[str, str]:
     """SHA-256 of the certificates the site added to the system's, by path."""
     found = {}
     for path in sorted(glob.glob("/usr/local/share/ca-certificates/**/*.crt", recursive=True)):
@@ -153,7 +154,7 @@ def certificates():
     return found
 
 
-def listeners(ports):
+def listeners(ports: set[int]) -> dict[int, str]:
     """Inode of the listening socket of each of ``ports`` that has one."""
     found = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -168,7 +169,7 @@ def listeners(ports):
     return found
 
 
-def owner(inode):
+def owner(inode: str) -> int | None:
     """The process that holds a socket: its pid, or None when that is not to be seen."""
     target = "socket:[{0}]".format(inode)
     for link in glob.iglob("/proc/[0-9]*/fd/*"):
@@ -180,7 +181,7 @@ def owner(inode):
     return None
 
 
-def containers(module, client):
+def containers(module: AnsibleModule, client: str) -> dict[str, dict[str, Any]]:
     """The containers modelserve made, by name: id, role, what they were made from, whether they run and are well."""
     columns = ["ID", "Names", "State", "Status", 'Label "modelserve.role"', 'Label "modelserve.spec"']
     template = "\t".join("{{." + column + "}}" for column in columns)
@@ -199,7 +200,7 @@ def containers(module, client):
     return found
 
 
-def images(module, client):
+def images(module: AnsibleModule, client: str) -> list[str]:
     """Names of the modelserve images there are."""
     template = "{{.Repository}}:{{.Tag}}"
     command = [client, "images", "--filter", "label=modelserve.part=image", "--format", template]
@@ -207,7 +208,7 @@ def images(module, client):
     return sorted(out.split()) if code == 0 else []
 
 
-def home_content(home):
+def home_content(home: str) -> str:
     """Return whose what lies in modelserve's directory is.
 
     ``absent`` or ``empty``: there is nothing. ``marked``: modelserve made it (role ``data_directory``). ``unmarked``:
@@ -226,7 +227,7 @@ def home_content(home):
     return "foreign"
 
 
-def home_state(home):
+def home_state(home: str) -> dict[str, Any]:
     """Return what is known of modelserve's directory.
 
     ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
@@ -246,7 +247,7 @@ def home_state(home):
     return {"owner": owner, "content": home_content(home), "token_sha256": mark, "gateways": names}
 
 
-def ports_taken(ports, own):
+def ports_taken(ports: list[int], own: list[str]) -> list[dict[str, Any]]:
     """Ports that a program outside modelserve's containers (their ids are ``own``) listens on, with its name."""
     found = listeners(set(ports))
     if not found:
@@ -266,7 +267,7 @@ def ports_taken(ports, own):
     return taken
 
 
-def main():
+def main() -> None:
     """Answer Ansible."""
     module = AnsibleModule(
         argument_spec={

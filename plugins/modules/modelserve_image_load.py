@@ -54,6 +54,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -64,7 +65,7 @@ BUSY_S = 1800  # a store that serves as many hosts as it may is asked again for 
 RETRY_S = (0.5, 3.0)  # not all hosts in the same moment
 
 
-def fetch(module, name, target):
+def fetch(module: AnsibleModule, name: str, target: str) -> None:
     """Bring a file of the store.
 
     Raises:
@@ -94,7 +95,7 @@ def fetch(module, name, target):
     raise RuntimeError(next((line for line in lines if "No space left" in line), lines[0]))
 
 
-def sha256(path):
+def sha256(path: str) -> str:
     """A file's hash."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -103,7 +104,7 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def layers_here(module, wanted):
+def layers_here(module: AnsibleModule, wanted: list[str]) -> int:
     """How many of the wanted layers, from the first on, an image of this host has in the same order."""
     _, out, _ = module.run_command(["docker", "images", "--quiet", "--no-trunc", "--filter", "label=modelserve.part"])
     best = 0
@@ -118,7 +119,7 @@ def layers_here(module, wanted):
     return best
 
 
-def load(index, directory, missing):
+def load(index: dict[str, Any], directory: str, missing: list[str]) -> None:
     """Give Docker the image, as ``docker save`` would, without the layers it has.
 
     Raises:
@@ -127,6 +128,8 @@ def load(index, directory, missing):
     loader = subprocess.Popen(
         ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    assert loader.stdin is not None
+    assert loader.stdout is not None
     manifest = {
         "Config": index["config"] + ".json",
         "RepoTags": [index["image"]],
@@ -149,7 +152,7 @@ def load(index, directory, missing):
         raise RuntimeError("docker load failed: {0}".format(text))
 
 
-def main():
+def main() -> None:
     """Answer Ansible."""
     module = AnsibleModule(
         argument_spec={

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import threading
 import time
@@ -15,9 +17,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
+import hosts
 import hotspots
 import page
 import processes
+import run
 import steady
 import wrk
 from wrk import Load
@@ -102,14 +106,13 @@ def test_results_come_back_from_json() -> None:
 def test_a_part_that_was_measured_says_at_which_version_and_one_that_was_not_is_left_out() -> None:
     text = page.page(results(), 4)
     assert "taken at abc1234, 2026-01-02." in text.partition("## Under pressure")[2]
-    assert "## For long" not in text
+    assert "## Soak test" not in text
 
 
 def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
     loop = "MainThread;run (threading.py:1);run_asgi (uvicorn/httptools_impl.py:2)"
-    answer = (
-        f"{loop};_direct_ingress_asgi (ray/serve/_private/replica.py:3);Answer.__call__ (modelserve/connection.py:4)"
-    )
+    ingress = f"{loop};_direct_ingress_asgi (ray/serve/_private/replica.py:3)"
+    answer = f"{ingress};Answer.__call__ (modelserve/replica/uvicorn_compat.py:4)"
     found = hotspots.shares(
         [
             "other;sleep (time.py:1) 900",
@@ -117,7 +120,7 @@ def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
             f"{loop};_wrap_request (ray/serve/_private/replica.py:3) 20",
             f"{loop};_wrap_request (ray/serve/_private/replica.py:3);__call__ (modelserve/serving.py:4) 30",
             f"{answer};send (uvicorn/httptools_impl.py:5) 25",
-            f"{answer};_Held.flush (modelserve/connection.py:6) 15",
+            f"{answer};_Held.flush (modelserve/replica/uvicorn_compat.py:6) 15",
         ]
     )
     assert found == [
@@ -127,6 +130,17 @@ def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
         (hotspots.WRITING, 0.15),
         (hotspots.SERVER, 0.1),
     ]
+
+
+@pytest.mark.parametrize(
+    "frame", [frame for frame, _ in hotspots.KINDS if "(modelserve/" in frame and frame.endswith(".py")]
+)
+def test_each_frame_of_the_package_exists(frame: str) -> None:
+    function, _, file = frame.partition(" (")
+    text = (Path(__file__).resolve().parents[2] / "files" / file).read_text()
+    owner, _, name = function.rpartition(".")
+    assert f"def {name}(" in text
+    assert not owner or re.search(rf"^class {owner}\b", text, re.M)
 
 
 def test_samples_without_a_thread_that_answers_are_refused() -> None:
@@ -186,18 +200,18 @@ def slow_once() -> Iterator[str]:
 
 
 def test_who_asks_during_a_pause_waits_from_when_it_was_due(slow_once: str) -> None:
-    load = steady.ask(slow_once, [{}], 50, 0.4)
+    load = steady.load(slow_once, [{}], 50, 0.4)
     assert load.failed == 0
     assert load.p50_ms > 50  # most of the twenty came during the pause
     assert load.p99_ms >= 290
 
 
 def test_an_answer_in_chunks_is_read_to_its_end(slow_once: str) -> None:
-    assert steady.ask(f"{slow_once}chunks", [{}], 50, 0.4).failed == 0
+    assert steady.load(f"{slow_once}chunks", [{}], 50, 0.4).failed == 0
 
 
 def test_no_answer_is_a_failure() -> None:
-    assert steady.ask("http://127.0.0.1:9/", [{}], 20, 0.2).failed == 4
+    assert steady.load("http://127.0.0.1:9/", [{}], 20, 0.2).failed == 4
 
 
 def test_answers_are_told_apart_by_their_status(slow_once: str) -> None:
@@ -209,3 +223,59 @@ def test_answers_are_told_apart_by_their_status(slow_once: str) -> None:
 def test_what_was_asked_under_pressure_is_on_the_page() -> None:
     assert row(page.page(results(), 3), "Under pressure", "the others") == ["9 with 429", "none hangs"]
     assert "[ [=[X-API-Key]=] ] = [=[secret]=]" in wrk.lua([{}], {"X-API-Key": "secret"})
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A docker whose commands run this script; uploads do nothing."""
+    script = tmp_path / "docker"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(run.cluster, "upload", lambda scratch: None)
+    script.write_text("#!/bin/sh\nsleep 0.3; echo building\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_a_change_counts_until_its_answer_and_until_the_command_ends(docker: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "edited"
+    change = run.Change("code edited", edited.touch, edited.exists, "reported")
+    title, figures, aim = change.measure(tmp_path)
+    live_s, ended_s = (float(number) for number in re.findall(r"(\d+\.\d) s", figures))
+    assert (title, aim, live_s) == ("code edited", "reported", 0.0)
+    assert ended_s >= 0.3
+    assert "environment built, `apply` ends after" in figures
+
+
+def test_a_change_that_fails_or_keeps_the_old_answer_ends_the_benchmark(docker: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="code edited: docker exec modelserve_head modelserve apply ended with 0"):
+        run.Change("code edited", lambda: None, lambda: False).measure(tmp_path)
+    docker.write_text("#!/bin/sh\necho broken; exit 1\n")
+    with pytest.raises(SystemExit, match="ended with 1:\nbroken"):
+        run.Change("replicas 1 to 2", lambda: None, None).measure(tmp_path)
+
+
+def test_the_changes_end_with_the_original_project(tmp_path: Path) -> None:
+    code = tmp_path / "algopkg/Echo/backend.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("return param_dict\n")
+    conf = tmp_path / "conf.ini"
+    conf.write_text(run.cluster.SECTION)
+    states = []
+    for change in run.live_changes(tmp_path):
+        change.edit()
+        states.append((conf.read_text(), code.read_text(), change.command))
+    assert {command for *_, command in states} == {"apply", "rollback"}
+    assert any("replicas = 2" in text for text, *_ in states)
+    assert any("[algopkg.Echo]" not in text for text, *_ in states)
+    assert any('return {"new": True}' in text for _, text, _ in states)
+    assert states[-1] == (run.cluster.SECTION, "return param_dict\n", "apply")
+    assert sorted(path.name for path in code.parent.iterdir()) == ["backend.py"]
+
+
+def test_the_page_of_hosts_has_each_measurement() -> None:
+    result = hosts.RealHosts(100, 20.25, 0, 60, [("role : task", 9.5)], 12, {"head_node": 1.5}, {"head_node": 64.25})
+    text = "\n".join(hosts.real_hosts_page(result))
+    assert "| first `site.yml`, three fresh hosts | 100 s | reported |" in text
+    assert "| second `site.yml`, three hosts | 20.2 s, changed=0 | under 25 s |" in text
+    assert "| role : task | 9.5 |" in text
+    assert "| first `site.yml` | 1.5 |\n| a model of 64 MiB deployed | 64.2 |" in text

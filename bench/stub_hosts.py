@@ -1,8 +1,8 @@
-"""Stand-in hosts: reached over SSH as real ones are, but with a `docker` that only reports what a converged worker has.
+"""Stub hosts: reached over SSH as real hosts are, but with a `docker` that only reports a converged worker's state.
 
-Fifty real Docker engines and Ray nodes do not fit on one machine. What a run of the playbooks costs per host does not
-depend on them: a host where nothing is to be done is looked at, and left alone. The head is a stand-in too: it has the
-files that a worker's tasks ask it for.
+Fifty real Docker engines and Ray nodes do not fit on one machine. The cost of a playbook run per host does not depend
+on them: where nothing changes, the playbooks only read a host's state. The head is a stub host too: it has the files
+that a worker's tasks read on it.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "test" / "bed"))
 
-import bed  # noqa: E402
+import bed as bed  # noqa: E402 # after the path; a name that hosts.py imports
 
-FIRST = 100  # stand-ins are worker_101, worker_102, ...
+FIRST = 100  # stub hosts are worker_101, worker_102, ...
 DOCKER = """#!/bin/sh
-# Reports what a converged worker's Docker reports.
+# Prints the output of a converged worker's Docker.
 case $1 in
-exec) ;; # the gateway, told of the workers
+exec) ;; # the gateway's list of the workers
 version) echo 26.1.5 ;;
-ps) cat /standin/ps ;;
-images) cat /standin/images ;;
+ps) cat /stub/ps ;;
+images) cat /stub/images ;;
 esac
 """
 
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[str]]:
-    """Start stand-ins; yields their names. They are removed at the end."""
+    """Start stub hosts and yield their names; remove them at the end."""
     names = [f"worker_{FIRST + number}" for number in range(1, count + 1)]
     try:
         _start(bed.HEAD)
@@ -45,14 +45,14 @@ def hosts(count: int) -> Iterator[list[str]]:
 def _start(name: str) -> None:
     image = bed.image(bed.release(bed.HEAD))
     script = (
-        "mkdir -p /run/sshd /standin && touch /standin/ps /standin/images && "
+        "mkdir -p /run/sshd /stub && touch /stub/ps /stub/images && "
         f"cat >/usr/local/bin/docker <<'END'\n{DOCKER}END\n"
         "chmod +x /usr/local/bin/docker && cp /usr/local/bin/docker /usr/local/bin/dockerd && "
         "printf '#!/bin/sh\\n' >/usr/local/bin/rsync && chmod +x /usr/local/bin/rsync && "
         "cd /usr/lib/python3/dist-packages && mkdir -p requests && touch requests/__init__.py && "
         "mkdir -p -m 0750 /opt/modelserve/store /opt/modelserve/secrets && "
-        "echo token-of-the-stand-in >/opt/modelserve/secrets/ray_token && "
-        """echo '{"versions": {"image": "modelserve:stand-in"}}' >/opt/modelserve/store/manifest.json && """
+        "echo token-of-the-stub >/opt/modelserve/secrets/ray_token && "
+        """echo '{"versions": {"image": "modelserve:stub"}}' >/opt/modelserve/store/manifest.json && """
         "chown ops: /home/ops/.ssh && exec /usr/sbin/sshd -D"
     )
     bed.run(
