@@ -31,6 +31,8 @@ RENAMED = {
 # Set during a run, by roles and playbooks.
 FACTS = {
     "modelserve_cluster",
+    "modelserve_dev_containers",
+    "modelserve_dev_mounts",
     "modelserve_diagnose_part",
     "modelserve_firewall_loaded",
     "modelserve_host",
