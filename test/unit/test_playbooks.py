@@ -106,3 +106,10 @@ def test_one_task_validates_all_settings() -> None:
     assert set(listed) == {"modelserve"}, "a role listed in a play is validated by a task of its own"
     main = yaml.safe_load((ROOT / "roles" / "modelserve" / "meta" / "argument_specs.yml").read_text())
     assert "main" not in main["argument_specs"]
+
+
+def test_no_play_gathers_ansible_s_own_facts() -> None:
+    """In a collection this project's ansible.cfg does not apply: a play that says nothing would gather them."""
+    for path in sorted((ROOT / "playbooks").rglob("*.yml")):
+        plays = [play for play in yaml.safe_load(path.read_text()) if "hosts" in play]
+        assert all(play["gather_facts"] is False for play in plays), path
