@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up down purge status smoke check test test-all lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up dev down purge status smoke check test test-all lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,7 +19,10 @@ venv-dev:
 	@scripts/venv.sh requirements-dev.lock
 
 up: venv ## Serve conf.ini on this machine: everything from nothing to an answered request
-	$(PLAYBOOK) site.yml
+	$(PLAYBOOK) site.yml $(if $(DEV),-e modelserve_dev=true)
+
+dev: venv ## After `make up DEV=1`: restart the containers with the edited files/modelserve (PART=catalog: one)
+	$(PLAYBOOK) playbooks/dev.yml $(if $(PART),-e part=$(PART))
 
 down: venv ## Stop and remove what `make up` started; data stays
 	$(PLAYBOOK) playbooks/down.yml

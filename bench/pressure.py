@@ -34,7 +34,7 @@ SLICE_S = 20
 def guarded(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Give the gateway HTTPS and keys in the ``with`` block; yield its address and a client's headers."""
     ours = {"modelserve_project": str(scratch)}
-    on = {**ours, "modelserve_gateway_tls": True, "modelserve_gateway_keys": True, "modelserve_key_at_once": 0}
+    on = {**ours, "modelserve_gateway_tls": True, "modelserve_gateway_keys": True, "modelserve_key_max_concurrent": 0}
     try:
         cluster.playbook("playbooks/deploy.yml", "-e", json.dumps(on))
         key = json.loads(cluster.head("modelserve", "keys", "add", "bench", "--json"))["key"]

@@ -73,7 +73,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.modelserve_redact import Redactor
+
+try:  # in a collection, Ansible finds a module's helpers by their full names alone
+    from ansible_collections.modelserve.modelserve.plugins.module_utils.modelserve_redact import Redactor
+except ImportError:
+    from ansible.module_utils.modelserve_redact import Redactor
 
 TIMEOUT_S = 20
 SECRETS_LARGEST = 2**20

@@ -12,11 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from modelserve.store import rsync_server
 
 if TYPE_CHECKING:
     from conftest import StoreServer
@@ -295,6 +297,20 @@ def test_a_host_with_some_gets_the_others(
     answer = load(worker)
     assert answer["fetched"] == len(fetched)
     assert worker.images()[IMAGE] == head.images()[IMAGE]
+
+
+def test_hosts_beyond_those_that_the_store_serves_wait_for_it(
+    load: Any, store_server_of_head: StoreServer, head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 1)
+    store_server_of_head.stop()
+    store_server_of_head.start()
+    workers = [Host.make(tmp_path / f"worker_{number}") for number in range(4)]
+    with ThreadPoolExecutor(max_workers=len(workers)) as pool:
+        answers = list(pool.map(load, workers))
+    assert [answer["fetched"] for answer in answers] == [len(BASE + PYTHON + CODE)] * len(workers)
+    assert all(worker.images() == head.images() for worker in workers)
+    assert "max connections" in store_server_of_head.log.read_text()  # else no host was turned away
 
 
 def test_a_layer_that_was_begun_is_gone_on_with(head: Host, load: Any, tmp_path: Path) -> None:

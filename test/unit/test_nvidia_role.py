@@ -156,7 +156,7 @@ def play(folder: Path, names: list[str]) -> Ran:
     (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": inventory}}))
     playbook = {
         "hosts": "all",
-        "roles": ["modelserve", "nvidia"],
+        "roles": ["modelserve", "host_facts", "nvidia"],
         "vars": {"modelserve_home": str(folder / "home")},
         "environment": {"PATH": "{{ test_folder }}/bin:/usr/bin:/bin", "TEST_SYS": "{{ test_folder }}/sys"},
     }
