@@ -26,9 +26,9 @@ SERVE = "Serve's wrappers, numbers and contexts around the call"
 SERVER = "uvicorn and the event loop: reading, parsing"
 # The first of these frames that a stack holds names its kind. ``modelserve/`` is the package in the image.
 KINDS = (
-    ("_Held.flush (modelserve/replica/uvicorn_compat.py", WRITING),
-    ("Answer.__call__ (modelserve/replica/uvicorn_compat.py", ANSWERING),
-    ("json_response (modelserve/replica/backend.py", ANSWERING),
+    ("_BufferedTransport.flush (modelserve/replica/uvicorn_compat.py", WRITING),
+    ("SingleWriteResponse.__call__ (modelserve/replica/uvicorn_compat.py", ANSWERING),
+    ("json_response (modelserve/replica/responses.py", ANSWERING),
     ("(modelserve/", CALLING),
     ("_report_cached_metrics_forever", REPORTING),
     ("(ray/", SERVE),

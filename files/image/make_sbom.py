@@ -23,6 +23,7 @@ FIELDS = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\t${source
 
 
 def main(venv: str, conda_prefix: str, output: str, *locks: str) -> None:
+    """Write the bill of materials of a virtual environment, a conda prefix and lock files to ``output``."""
     bom = of_venv(venv)
     bom.metadata.component = Component(type=ComponentType.CONTAINER, name="modelserve", bom_ref="image")
     parts = [*debian(), *conda(Path(conda_prefix)), *(part for lock in locks for part in locked(Path(lock)))]
@@ -67,6 +68,7 @@ def locked(lock: Path) -> Iterator[Component]:
 
 
 def component(purl: PackageURL) -> Component:
+    """Return the component of a package."""
     return Component(
         type=ComponentType.LIBRARY, name=purl.name, version=purl.version, purl=purl, bom_ref=purl.to_string()
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelserve.replica.backend import AlgoBackend
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["AlgoBackend", "__version__"]
 
 

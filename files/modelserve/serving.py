@@ -1,5 +1,7 @@
-"""The names by which Serve's state and kept releases know an application: ``modelserve.serving:build`` and
-``modelserve.serving.Algorithm``. They must not move: a head that restarts with a new image loads both from Ray's state.
+"""The names by which Serve's state and kept releases know an application.
+
+``modelserve.serving:build`` and ``modelserve.serving.Algorithm`` must not move: a head that restarts with a new image
+loads both from Ray's state.
 """
 
 from modelserve.replica.deployment import Algorithm, build

@@ -7,7 +7,7 @@
 
 ``$MODELSERVE_BED`` names the bed, of which there may be several: ``bed`` (the default), ``test``, ``bench``.
 
-Hosts are virgin when made: no Docker, nothing of modelserve's. The head and the odd workers run Debian 13, the even
+Hosts are fresh when made: no Docker, nothing of modelserve's. The head and the odd workers run Debian 13, the even
 workers Debian 12. What belongs to a bed carries the label ``modelserve.bed=<name>``; its files lie in
 ``/var/tmp/modelserve-bed-<name>``.
 """

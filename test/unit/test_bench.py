@@ -112,7 +112,7 @@ def test_a_part_that_was_measured_says_at_which_version_and_one_that_was_not_is_
 def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
     loop = "MainThread;run (threading.py:1);run_asgi (uvicorn/httptools_impl.py:2)"
     ingress = f"{loop};_direct_ingress_asgi (ray/serve/_private/replica.py:3)"
-    answer = f"{ingress};Answer.__call__ (modelserve/replica/uvicorn_compat.py:4)"
+    answer = f"{ingress};SingleWriteResponse.__call__ (modelserve/replica/uvicorn_compat.py:4)"
     found = hotspots.shares(
         [
             "other;sleep (time.py:1) 900",
@@ -120,7 +120,7 @@ def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
             f"{loop};_wrap_request (ray/serve/_private/replica.py:3) 20",
             f"{loop};_wrap_request (ray/serve/_private/replica.py:3);__call__ (modelserve/serving.py:4) 30",
             f"{answer};send (uvicorn/httptools_impl.py:5) 25",
-            f"{answer};_Held.flush (modelserve/replica/uvicorn_compat.py:6) 15",
+            f"{answer};_BufferedTransport.flush (modelserve/replica/uvicorn_compat.py:6) 15",
         ]
     )
     assert found == [
@@ -151,7 +151,7 @@ def test_samples_without_a_thread_that_answers_are_refused() -> None:
 def test_a_process_is_known_by_its_program_or_the_name_ray_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {
         "modelserve_head": "10 ray::ServeReplica:Echo:Echo\n11 /lib/haproxy -f x\n12 sh -c haproxy\n13 /x/raylet -a",
-        "modelserve_gateway": "20 haproxy -W\n21 haproxy -sf 3\n22 python keeper.py",
+        "modelserve_gateway": "20 haproxy -W\n21 haproxy -sf 3\n22 python sync_agent.py",
     }
     monkeypatch.setattr(processes.cluster, "run", lambda *command: f"PID COMMAND\n{listed[command[2]]}")
     expected = {processes.REPLICA: [10], processes.SERVE_HAPROXY: [11], "raylet": [13], processes.GATEWAY: [20, 21]}

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import modelserve
 import pytest
 import yaml
 
@@ -88,3 +89,7 @@ def test_the_requirements_are_the_collection_s_dependencies() -> None:
         if word.startswith(("community.", "ansible.posix."))
     }
     assert used == set(galaxy["dependencies"])
+
+
+def test_the_package_and_the_collection_have_one_version() -> None:
+    assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == modelserve.__version__

@@ -46,7 +46,7 @@ def test_a_renewed_certificate_is_shown_by_both_and_nobody_notices(cluster: Clus
     with cluster.load() as here, cluster.load("worker_2") as there:
         bed.on(bed.HEAD, "rm", f"{HOME}/secrets/gateway.pem")
         # What it does by itself, once a minute.
-        bed.on(bed.HEAD, "docker", "exec", "modelserve_gateway_keeper", "modelserve", "gateway", "refresh")
+        bed.on(bed.HEAD, "docker", "exec", "modelserve_gateway_sync", "modelserve", "gateway", "refresh")
         after = {certificate(host) for host in GATEWAYS}
     assert len(after) == 1 and after != before
     for load in (here, there):
@@ -63,11 +63,11 @@ def test_the_log_says_which_release_answered(cluster: Cluster) -> None:
 
 
 def test_a_gateway_that_does_not_follow_stops_an_apply(cluster: Cluster) -> None:
-    bed.on("worker_2", "docker", "stop", "modelserve_gateway_keeper")
+    bed.on("worker_2", "docker", "stop", "modelserve_gateway_sync")
     try:
         text = cluster.ctl_all("keys", "add", "tablet")
         assert "error: the gateway on worker_2 answers, but not with its new configuration" in text
     finally:
-        bed.on("worker_2", "docker", "start", "modelserve_gateway_keeper")
+        bed.on("worker_2", "docker", "start", "modelserve_gateway_sync")
     cluster.ctl("keys", "revoke", "tablet")
     assert cluster.ctl("gateway", "refresh").startswith("the gateway knows the nodes")

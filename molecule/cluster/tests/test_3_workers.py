@@ -14,7 +14,7 @@ WORKERS = ("worker_1", "worker_2")
 
 @pytest.fixture(scope="module")
 def third(cluster: Cluster) -> str:
-    """A third worker's line in the inventory, and the virgin host."""
+    """A third worker's line in the inventory, and the fresh host."""
     bed.add("worker_3")
     known = bed.DIRECTORY / "known_hosts"
     key = bed.on("worker_3", "cat", "/etc/ssh/ssh_host_ed25519_key.pub").strip()
@@ -33,7 +33,7 @@ def test_a_worker_is_added_and_the_others_are_left_alone(cluster: Cluster, third
         text = cluster.playbook("site.yml", "-i", third, "--limit", "worker_3")
         seconds = time.monotonic() - started
         cluster.wait_until("worker_3 up", lambda: cluster.nodes().get("worker_3", {}).get("state") == "UP")
-    print(f"\na worker added, from virgin host to serving: {seconds:.0f} s")
+    print(f"\na worker added, from a fresh host to serving: {seconds:.0f} s")
     recap = text.partition("PLAY RECAP")[2]
     assert re.findall(r"(\w+)\s+: ok=", recap) == ["worker_3"], "no task ran on behalf of another host"
     assert ([cluster.containers(host) for host in hosts], cluster.replicas()) == before
