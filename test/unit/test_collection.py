@@ -16,10 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
-def run(directory: Path, *command: str, **variables: str) -> str:
-    """Run a command of Ansible's without this checkout's configuration; returns what it printed."""
+def run(directory: Path, *command: str) -> str:
+    """Run a command of Ansible's with nothing but its defaults; returns what it printed.
+
+    Neither this checkout's configuration nor what is in the user's home counts: a collection that is installed there
+    would not be installed again.
+    """
     (directory / "ansible.cfg").write_text("")
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(directory / "ansible.cfg"), **variables}
+    defaults = {"HOME": str(directory), "ANSIBLE_CONFIG": str(directory / "ansible.cfg")}
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(directory), **defaults}
     program = str(BIN / command[0])
     result = subprocess.run(
         [program, *command[1:]],
@@ -62,18 +67,15 @@ def test_what_serves_is_shipped_and_what_tests_is_not(archive: Path) -> None:
 
 
 def test_a_playbook_runs_from_the_installed_collection(archive: Path, tmp_path: Path) -> None:
-    run(
-        tmp_path, "ansible-galaxy", "collection", "install", "--offline", "--no-deps", "-p", str(tmp_path), str(archive)
-    )
+    run(tmp_path, "ansible-galaxy", "collection", "install", "--offline", "--no-deps", str(archive))
     host = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
     (tmp_path / "hosts").write_text(f"[head]\nlocal {host}\n")
-    collections = {"ANSIBLE_COLLECTIONS_PATH": str(tmp_path)}
     play = ["ansible-playbook", "-i", str(tmp_path / "hosts")]
-    run(tmp_path, *play, "--syntax-check", "modelserve.modelserve.site", **collections)
+    run(tmp_path, *play, "--syntax-check", "modelserve.modelserve.site")
     # Runs the lookup plugins of the collection and reads the options of its roles.
     plays = ("modelserve.modelserve.plays.groups", "modelserve.modelserve.plays.settings")
     (tmp_path / "play.yml").write_text("".join(f"- import_playbook: {play}\n" for play in plays))
-    text = run(tmp_path, *play, str(tmp_path / "play.yml"), **collections)
+    text = run(tmp_path, *play, str(tmp_path / "play.yml"))
     assert "modelserve.modelserve.modelserve : Validate the settings" in text
     assert "ok=2" in text
 
