@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up dev down purge status smoke check test test-all lint unit molecule bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up dev down purge status smoke check test test-all lint unit integration bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,7 +36,7 @@ status: venv ## Show what is served
 smoke: venv ## Ask each algorithm one question
 	$(PLAYBOOK) playbooks/smoke.yml
 
-check: venv-dev ## Lint and pure tests: two minutes
+check: venv-dev ## Lint and pure tests: a minute
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint unit
 
 lint: venv-dev
@@ -45,26 +45,22 @@ lint: venv-dev
 	$(BIN)/mypy
 	PYTHONPATH=files $(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/yamllint -s .
-	$(BIN)/shellcheck scripts/*.sh scripts/modelserve files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint -q
+	$(BIN)/shellcheck scripts/*.sh scripts/modelserve test/run.sh files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/ansible_lint.py -q
 
-unit: venv-dev # some tests run a real rsync daemon; without rsync they would be skipped
+unit: venv-dev
+	$(BIN)/pytest -q -n 2 --dist worksteal test/unit
+
+integration: venv-dev # they run Ansible and a real rsync daemon on this machine; without rsync they would be skipped
 	@command -v rsync >/dev/null || { echo "step: installing rsync"; apt-get update -q >/dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rsync >/dev/null; }
-	$(BIN)/pytest -q -n 3 test/unit
+	$(BIN)/pytest -q -n 3 --dist loadfile test/integration
 
-test: check ## Check, and the essential proof on one real machine and on a cluster of real hosts
-	@$(MAKE) --no-print-directory molecule SCENARIOS="default cluster"
+test: venv-dev ## Check, and the essential proof on one real machine and on a cluster of real hosts: 15 minutes
+	@test/run.sh check integration default cluster
 
-test-all: check ## Every test there is (PART=default runs one scenario): long failures, removal, Debian 12, fuzzing
-	@MODELSERVE_TESTS="essential or not essential" $(MAKE) --no-print-directory molecule SCENARIOS="$(or $(PART),default bookworm cluster)"
-
-molecule: venv-dev # one scenario after the other, with the time of each
-	@for scenario in $(SCENARIOS); do \
-	    started=$$(date +%s); \
-	    PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule test --no-command-borders -s $$scenario || exit 1; \
-	    echo "time: $$scenario $$(($$(date +%s) - started)) s"; \
-	done
+test-all: venv-dev ## Every test there is (PART=cluster: one part): long failures, removal, Debian 12, fuzzing
+	@MODELSERVE_TESTS="essential or not essential" test/run.sh $(or $(PART),check integration default bookworm cluster)
 
 bed: venv ## Start a test bed: a head and two workers as fresh hosts, reached over SSH
 	docker version >/dev/null 2>&1 || roles/docker/files/start_dockerd.sh

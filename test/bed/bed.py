@@ -2,14 +2,15 @@
 """A test bed of real hosts: systemd containers with sshd on a private network, reached over SSH as any host is.
 
     bed.py up [--workers 2]     make what is missing, start it, write the inventory
-    bed.py add worker_3         one host more
+    bed.py up --docker          the same, with Docker Engine on the hosts already
+    bed.py add worker_3         one host more, without Docker
     bed.py down                 remove hosts, volumes and network; images stay (--images removes them too)
 
 ``$MODELSERVE_BED`` names the bed, of which there may be several: ``bed`` (the default), ``test``, ``bench``.
 
-Hosts are fresh when made: no Docker, nothing of modelserve's. The head and the odd workers run Debian 13, the even
-workers Debian 12. What belongs to a bed carries the label ``modelserve.bed=<name>``; its files lie in
-``/var/tmp/modelserve-bed-<name>``.
+Hosts are fresh when made: nothing of modelserve's, and no Docker where none is asked for. The head and the odd workers
+run Debian 13, the even workers Debian 12. What belongs to a bed carries the label ``modelserve.bed=<name>``; its files
+lie in ``/var/tmp/modelserve-bed-<name>``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DIRECTORY = Path(f"/var/tmp/modelserve-bed-{BED}")
 INVENTORY = DIRECTORY / "inventory"
 KEY = DIRECTORY / "ssh_key"
 PACKAGES = "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,iproute2,procps,kmod,ca-certificates"
+DOCKER_PACKAGES = {"trixie": "docker.io,docker-cli,iptables", "bookworm": "docker.io,iptables"}
 HEAD = "head_node"
 # Not --privileged: a machine may lack CAP_SYS_RESOURCE, and then refuses it.
 FLAGS = [
@@ -85,12 +87,14 @@ def on(host: str, *command: str, check: bool = True) -> str:
     return run("docker", "exec", container(host), *command, check=check)
 
 
-def up(workers: int) -> None:
-    """Make and start a head and workers, and write the inventory."""
+def up(workers: int, docker: bool = False) -> None:
+    """Make and start a head and workers, with Docker Engine or without, and write the inventory."""
     names = [HEAD, *(f"worker_{number + 1}" for number in range(workers))]
     make_network()
     for name in names:
-        add(name)
+        start(name, docker)
+    for name in names:
+        authorize(name)
     write_inventory()
 
 
@@ -102,7 +106,13 @@ def make_network() -> None:
 
 
 def add(host: str) -> None:
-    """Make and start one host, and wait until it can be reached over SSH."""
+    """Make and start one host without Docker, and wait until it can be reached over SSH."""
+    start(host)
+    authorize(host)
+
+
+def start(host: str, docker: bool = False) -> None:
+    """Make one host, if it is not there, and start it; returns before it has booted."""
     existing = run("docker", "ps", "-aq", "--filter", f"name=^{container(host)}$").strip()
     if existing:
         run("docker", "start", container(host))
@@ -119,14 +129,13 @@ def add(host: str) -> None:
                 "--ip",
                 address(host),
             ),
-            *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image(release(host))),
+            *("--volume", f"{container(host)}:/var/lib/docker", *FLAGS, image(release(host), docker)),
         )
-    _wait_for_boot(host)
-    authorize(host)
 
 
 def authorize(host: str) -> None:
-    """Let the bed's key in."""
+    """Wait until a host has booted, and let the bed's key in."""
+    _wait_for_boot(host)
     file = "/home/ops/.ssh/authorized_keys"
     command = ["docker", "exec", "-i", container(host), "sh", "-c", f"cat >{file} && chown ops: {file}"]
     run(*command, stdin=_public_key())
@@ -193,17 +202,18 @@ def _public_key() -> str:
     return KEY.with_suffix(".pub").read_text()
 
 
-def image(name: str) -> str:
+def image(name: str, docker: bool = False) -> str:
     """The image of a Debian release's host, built when this directory or the machine's certificates are new."""
     certificates = sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
-    content = [PACKAGES.encode(), (HERE / "Dockerfile").read_bytes(), *(file.read_bytes() for file in certificates)]
+    packages = f"{PACKAGES},{DOCKER_PACKAGES[name]}" if docker else PACKAGES
+    content = [packages.encode(), (HERE / "Dockerfile").read_bytes(), *(file.read_bytes() for file in certificates)]
     tag = f"modelserve-bed:{name}-{hashlib.sha256(b''.join(content)).hexdigest()[:12]}"
     if run("docker", "images", "-q", tag):
         return tag
     print(f"building the image of Debian {name} hosts (half a minute)", flush=True)
     with tempfile.TemporaryDirectory() as work:
         tar, ca = Path(work) / "base.tar", Path(work) / "ca"
-        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", name, str(tar))
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", name, str(tar))
         base = f"{tag}-base"
         run("docker", "import", "--change", f"LABEL {LABEL}=image", str(tar), base)
         tar.unlink()
@@ -242,7 +252,9 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description="A test bed of real hosts in containers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up").add_argument("--workers", type=int, default=2)
+    making = commands.add_parser("up")
+    making.add_argument("--workers", type=int, default=2)
+    making.add_argument("--docker", action="store_true")
     commands.add_parser("add").add_argument("host")
     commands.add_parser("down").add_argument("--images", action="store_true")
     options = parser.parse_args()
@@ -250,7 +262,7 @@ def main() -> None:
         down(options.images)
         return
     if options.command == "up":
-        up(options.workers)
+        up(options.workers, options.docker)
     else:
         add(options.host)
         write_inventory()

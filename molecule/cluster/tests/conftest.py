@@ -61,6 +61,12 @@ class Cluster:
         line = shlex.join(["docker", "exec", "modelserve_head", "modelserve", *command])
         return bed.on(bed.HEAD, "sh", "-c", f"{line} 2>&1", check=False)
 
+    def latest_release(self) -> dict[str, Any]:
+        """The last release, as it is kept."""
+        newest = f"cat $(ls -t {HOME}/releases/*.json | head -1)"
+        release: dict[str, Any] = json.loads(bed.on(bed.HEAD, "sh", "-c", newest))
+        return release
+
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The nodes by name, as `modelserve nodes` has them; empty while the head does not answer."""
         text = self.ctl("nodes", "--json")
@@ -75,7 +81,7 @@ class Cluster:
         started = time.monotonic()
         while not true():
             assert time.monotonic() - started < seconds, f"after {seconds} s: not {what}; nodes: {self.nodes()}"
-            time.sleep(0.5)
+            time.sleep(1)
         return time.monotonic() - started
 
     def wait_for(self, *names: str, seconds: float = 180) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import bed
 import pytest
-from conftest import PROJECT, WORKERS, Cluster
+from conftest import HOME, PROJECT, WORKERS, Cluster
 
 # A second beyond the usual latency is the aim; these hosts share two cores with the load and with each other.
 STALL_S = 5
@@ -25,26 +25,31 @@ weight = 20
 
 @pytest.fixture
 def project(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
-    """The project, to be changed by a test; put back when the test has ended."""
+    """The project, to be changed by a test; put back when the test has ended, and deployed if that is not served."""
     saved = tmp_path / "project"
     shutil.copytree(PROJECT, saved)
+    conf = cluster.latest_release()["conf"]
     yield PROJECT
     shutil.rmtree(PROJECT)
     shutil.copytree(saved, PROJECT)
-    cluster.playbook("playbooks/deploy.yml")
-    cluster.wait_for(*WORKERS)
+    if cluster.latest_release()["conf"] != conf:
+        cluster.playbook("playbooks/deploy.yml")
+        cluster.wait_for(*WORKERS)
 
 
 @pytest.mark.essential
 def test_updates_a_rollback_and_a_failed_update_lose_no_request(cluster: Cluster, project: Path) -> None:
     before = cluster.replicas()
-    first = json.loads(cluster.ctl("releases", "--json"))["releases"][0]["number"]
+    first = cluster.latest_release()["number"]
+    listing = f"ls -i {HOME}/store/env {HOME}/store/model | grep -v :"
+    there = {worker: set(bed.on(worker, "sh", "-c", listing).split()) for worker in WORKERS}
     with cluster.load() as load:
         # Code and number of replicas of one, the GPU share of the other; and all of it back.
         cluster.edit("algopkg/AlgoExample/backend.py", "^class ", "UPDATED = True\n\n\nclass ")
         cluster.edit("conf.ini", r"replicas = 2(?=\ngpu_cost = 0.5\nroute = extract)", "replicas = 1")
         cluster.edit("conf.ini", r"gpu_cost = 0.5(?=\nroute = embed)", "gpu_cost = 0.25")
-        cluster.playbook("playbooks/deploy.yml")
+        text = cluster.playbook("playbooks/deploy.yml")
+        assert "worker_1: has it, fetched 1" in text and "worker_2: has it, fetched 1" in text
         changed = cluster.replicas()
         text = cluster.playbook("playbooks/rollback.yml", "-e", f"release={first}")
         assert "building" not in text
@@ -56,6 +61,10 @@ def test_updates_a_rollback_and_a_failed_update_lose_no_request(cluster: Cluster
     assert load.longest() < STALL_S
     assert len(changed) == len(before) - 1 and not changed.keys() & before.keys()
     assert len(back) == len(before) and back.keys() & cluster.replicas().keys()
+    for worker in WORKERS:
+        # The very same files: environments and models were left alone.
+        assert there[worker] <= set(bed.on(worker, "sh", "-c", listing).split())
+        assert bed.on(worker, "sh", "-c", f"grep -l UPDATED {HOME}/store/pkg/AlgoExample-*/backend.py").strip()
 
 
 def test_a_split_over_the_cluster(cluster: Cluster, project: Path) -> None:

@@ -38,15 +38,16 @@ def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
         worker = cluster.worker_with("AlgoExample")
         at = time.monotonic()
         bed.on(worker, "sh", "-c", "kill -9 $(pgrep -f '^ray::ServeReplica:AlgoExample' | head -1)")
-        time.sleep(10)
-    back = cluster.wait_for(*WORKERS)
+        cluster.wait_until("another replica", lambda: len(set(cluster.replicas()) - before) == 1)
+        back = time.monotonic() - at
+        cluster.wait_for(*WORKERS)
     table.append(row("one of two replicas killed", load, at, back))
     assert not load.failed()
     assert len(set(cluster.replicas()) - before) == 1, "replaced by one other"
 
 
 @pytest.mark.parametrize(
-    ("what", "break_it", "mend"),
+    ("what", "off", "on"),
     [
         ("a worker's container killed", lambda: crash("worker_1", "modelserve_worker_1"), lambda: None),
         pytest.param(
@@ -58,20 +59,23 @@ def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
     ],
 )
 def test_a_worker_goes_and_comes_back(
-    cluster: Cluster, table: Table, what: str, break_it: Callable[[], None], mend: Callable[[], None]
+    cluster: Cluster, table: Table, what: str, off: Callable[[], None], on: Callable[[], None]
 ) -> None:
+    before = cluster.replicas()
     with cluster.load() as load:
         at = time.monotonic()
-        break_it()
-        time.sleep(20)
-        mend()
-        mended = time.monotonic()
+        off()
+        # Its replicas are gone, as the head knows: others are started elsewhere, or where it is back.
+        cluster.wait_until("worker_1's replicas missed", lambda: not before.keys() <= cluster.replicas().keys())
+        on()
+        back_on = time.monotonic()
         cluster.wait_for(*WORKERS)
-        back = time.monotonic() - mended
-        time.sleep(5)
+        back = time.monotonic() - back_on
+        time.sleep(2)
     table.append(row(what, load, at, back))
     assert not load.failed(after=at + 5)
-    assert len(load.failed()) <= 4, "at most what was in flight"
+    # What was in flight; and who got an error at once asks again before the loss is known.
+    assert len(load.failed()) <= 8, load.kinds()
 
 
 @pytest.mark.essential
@@ -84,7 +88,7 @@ def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
         time.sleep(5)
         cluster.wait_for(*WORKERS)
         back = time.monotonic() - at
-        time.sleep(5)
+        time.sleep(2)
     table.append(row("the head's container killed: through the gateway", load, at, back))
     table.append(row("the same, through a worker's ingress", direct, at, back))
     assert not load.failed(after=at + 5) and len(load.failed()) <= 4

@@ -24,6 +24,12 @@ def third(cluster: Cluster) -> str:
     return str(line)
 
 
+def test_check_mode_leaves_a_fresh_host_alone(cluster: Cluster, third: str) -> None:
+    text = cluster.playbook("site.yml", "-i", third, "--limit", "worker_3", "--check")
+    assert "failed=0" in text.partition("PLAY RECAP")[2]
+    assert not bed.on("worker_3", "sh", "-c", "command -v docker; ls -d /opt/modelserve; true").strip()
+
+
 @pytest.mark.essential
 def test_a_worker_is_added_and_the_others_are_left_alone(cluster: Cluster, third: str) -> None:
     hosts = (bed.HEAD, *WORKERS)
@@ -103,6 +109,9 @@ def test_reset_leaves_nothing_of_modelserve_and_all_else(cluster: Cluster) -> No
     bed.on(bed.HEAD, "sh", "-c", "touch /opt/foreign")
     cluster.playbook("playbooks/down.yml")
     assert set(cluster.containers(bed.HEAD)) == {"foreign"}
+    text = cluster.playbook("playbooks/purge.yml", check=False)
+    assert f"Nothing was removed. To go on: -e confirm={bed.HEAD}" in text
+    assert "modelserve" in bed.on(bed.HEAD, "ls", "/opt")
     cluster.playbook("playbooks/purge.yml", "-e", f"confirm={bed.HEAD}")
     assert set(cluster.containers(bed.HEAD)) == {"foreign"} and not cluster.containers("worker_1")
     for host in (bed.HEAD, "worker_1"):

@@ -27,17 +27,20 @@ def test_commenting_a_section_out_stops_that_algorithm_alone(cluster: Cluster, p
     head, section = conf.split("[algopkg.OriginalStyle]")
     (project / "conf.ini").write_text(head + "\n".join("# " + line for line in f"[x]{section}".splitlines()))
     with cluster.load("extract", {"text": "good"}) as others:
-        shown = cluster.playbook("playbooks/deploy.yml").stdout
-        assert "changed=" in shown
+        assert "OriginalStyle" in cluster.apply().stdout
         assert cluster.ask("original", {"word": "good"})[0] == 404
         (project / "conf.ini").write_text(conf)
-        cluster.playbook("playbooks/deploy.yml")
+        cluster.apply()
         assert cluster.ask("original", {"word": "good"})[1]["result"] == "v1:1"
     assert set(others) == {200} and others[200] > 20
     after = cluster.replicas()
     # An algorithm of an earlier test may have been stopping when this one began.
     changed = {name for name in after if before.get(name) != after[name]}
     assert changed == {"OriginalStyle"}
+
+
+def test_check_mode_finds_nothing_to_change(cluster: Cluster) -> None:
+    assert "changed=0" in cluster.playbook("site.yml", "--check").stdout
 
 
 def test_controller_py_applies_from_any_directory(cluster: Cluster, project: Path) -> None:

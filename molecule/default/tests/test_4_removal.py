@@ -21,7 +21,6 @@ def foreign() -> Iterator[str]:
     run("docker", "rmi", f"{FOREIGN}:1", check=False)
 
 
-@pytest.mark.essential
 def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str) -> None:
     names = ["docker", "ps", "--all", "--format", "{{.Names}}"]
     cluster.playbook("playbooks/down.yml")
