@@ -55,7 +55,7 @@ def main() -> int:
         command = ["modelserve", *test, "--project", str(PROJECT)]
     else:
         home = Path(options.home)
-        owner = home.stat().st_uid if home.exists() else 0  # whose what it builds there shall be
+        owner = home.stat().st_uid if home.exists() else 0  # what is built there belongs to the owner of the data
         command = ["docker", "run", "--rm", "--network", "host", "--shm-size", "1g"]
         command += ["--user", f"{owner}:0", "--env", f"HOME={home}/user"]
         command += ["--volume", f"{PROJECT}:/project:ro", "--volume", f"{options.home}:{options.home}"]

@@ -83,20 +83,24 @@ def pack(python: str, channel: Path) -> None:
         "info/index.json": index,
         "info/paths.json": paths,
     }
-    directory = channel / platform
-    directory.mkdir(parents=True, exist_ok=True)
+    (channel / platform).mkdir(parents=True, exist_ok=True)
     (channel / "noarch").mkdir(exist_ok=True)
-    with tarfile.open(directory / f"{name}-{who['version']}-{build}.tar.bz2", "w:bz2") as archive:
+    documents = {path: json.dumps(value, indent=1).encode() for path, value in info.items()}
+    write_package(channel / platform / f"{name}-{who['version']}-{build}.tar.bz2", links, {**files, **documents})
+    asyncio.run(index_fs(channel))
+
+
+def write_package(file: Path, links: dict[str, str], contents: dict[str, bytes]) -> None:
+    """Write a conda package: an archive of links (their targets by path) and files (their contents by path)."""
+    with tarfile.open(file, "w:bz2") as archive:
         for path, target in links.items():
             entry = tarfile.TarInfo(path)
             entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, target, 0o777
             archive.addfile(entry)
-        documents = {path: json.dumps(value, indent=1).encode() for path, value in info.items()}
-        for path, data in {**files, **documents}.items():
+        for path, data in contents.items():
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(data), 0o644
             archive.addfile(entry, io.BytesIO(data))
-    asyncio.run(index_fs(channel))
 
 
 async def install_python(version: str, prefix: str, channels: list[str]) -> None:

@@ -69,7 +69,7 @@ def fetch(module: AnsibleModule, name: str, target: str) -> None:
     """Bring a file of the store.
 
     Raises:
-        RuntimeError: it cannot be had.
+        RuntimeError: it is not available, or was damaged on the way.
     """
     with open(module.params["password_file"], encoding="utf-8") as stream:
         environment = dict(os.environ, RSYNC_PASSWORD=stream.read().strip())
@@ -186,7 +186,7 @@ def main() -> None:
         fetched = sum(os.path.getsize(os.path.join(directory, layer)) for layer in missing)
         load(index, directory, missing)
     except (OSError, RuntimeError) as error:
-        module.fail_json(msg="the image {0} cannot be had from the head's store: {1}".format(image, error))
+        module.fail_json(msg="the image {0} is not available from the head's store: {1}".format(image, error))
     shutil.rmtree(work)
     module.exit_json(changed=True, fetched=fetched)
 

@@ -36,6 +36,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
                 "ansible_python_interpreter": sys.executable,
             }
     inventory["remote"] = {"modelserve_dev": True}
+    play(directory, inventory)
+    return {name: json.loads((directory / f"{name}.json").read_text()) for name in inventory}
+
+
+def play(directory: Path, inventory: dict[str, dict[str, Any]]) -> None:
+    """Have Ansible write what it makes of each host into a file of the host's name."""
     (directory / "hosts.json").write_text(json.dumps({"all": {"hosts": inventory}}))
     facts = {"images": [], "certificates": {}, "commands": {"mmdebstrap": "/usr/bin/mmdebstrap"}}
     result = "{{ {'image': modelserve_image_tag | default(''), 'mounts': modelserve_package_mounts} }}"
@@ -44,7 +50,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "dest": f"{directory}/{{{{ inventory_hostname }}}}.json",
         "mode": "0600",
     }
-    play = {
+    tasks = {
         "hosts": "all",
         "gather_facts": False,
         "roles": ["modelserve"],
@@ -60,7 +66,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
             },
         ],
     }
-    (directory / "play.yml").write_text(json.dumps([play]))
+    (directory / "play.yml").write_text(json.dumps([tasks]))
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     command = [program, "--check", "-i", str(directory / "hosts.json"), str(directory / "play.yml")]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
@@ -68,7 +74,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         command, capture_output=True, text=True, check=False, env=environment, cwd=directory, timeout=120
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    return {name: json.loads((directory / f"{name}.json").read_text()) for name in inventory}
 
 
 def test_an_edited_package_gives_a_new_image_but_in_development(hosts: dict[str, dict[str, Any]]) -> None:

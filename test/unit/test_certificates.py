@@ -97,9 +97,9 @@ def test_nodes_know_each_other_and_nobody_else(tmp_path: Path) -> None:
     for name, pem in issued.items():
         (tmp_path / f"{name}.pem").write_text(pem)
     assert meet(tmp_path, "b.pem") == "known"
-    stranger = Settings(home=tmp_path / "stranger")
-    (tmp_path / "stranger.pem").write_text(certificates.node(stranger, "b", "10.0.0.2"))
-    assert meet(tmp_path, "stranger.pem") == "refused"
+    outsider = Settings(home=tmp_path / "outsider")
+    (tmp_path / "outsider.pem").write_text(certificates.node(outsider, "b", "10.0.0.2"))
+    assert meet(tmp_path, "outsider.pem") == "refused"
 
 
 def meet(tmp_path: Path, client: str) -> str:

@@ -268,7 +268,7 @@ def certify(zoo: Zoo, name: str, authority: str, usage: bool = True) -> signing.
 @pytest.fixture
 def authority(zoo: Zoo) -> Zoo:
     zoo.key("authority")
-    zoo.key("stranger")
+    zoo.key("outsider")
     return zoo
 
 
@@ -284,7 +284,7 @@ def test_who_was_certified_by_the_authority_may_sign(authority: Zoo) -> None:
 
 def test_who_was_certified_by_another_may_not(authority: Zoo) -> None:
     certify(authority, "team", "authority")
-    authority.sign(*FILES, by=certify(authority, "other", "stranger"))
+    authority.sign(*FILES, by=certify(authority, "other", "outsider"))
     authority.describe(*FILES, certificate="keys/authority.crt")
     assert "by a signer that Model_ZOO/keys/authority.crt does not certify" in authority.refused().message
 

@@ -215,7 +215,7 @@ class _Capacity:
         """Take retiring applications out of what Serve runs, for the sake of one; return whether there were any."""
         stopping = [other for other in sorted(names) if self._left.pop(other, None)]
         if stopping:
-            self._progress(f"{name}: {missing}: {', '.join(stopping)}, which conf.ini has no more, stops first")
+            self._progress(f"{name}: {missing}: {', '.join(stopping)}, which conf.ini no longer has, stops first")
             self._retiring.unroute(stopping)
         return bool(stopping)
 

@@ -39,13 +39,17 @@ class Cluster:
 
     port = 6660
 
-    def ask(self, route: str, params: Any = None, method: str = "GET", port: int | None = None) -> tuple[int, Any]:
+    def ask(
+        self, route: str, params: Any = None, method: str = "GET", port: int | None = None, timeout: float = 60
+    ) -> tuple[int, Any]:
         """Send a request; returns the HTTP status and the JSON answer (or the text, or None where nothing listens)."""
         body = params.encode() if isinstance(params, str) else json.dumps(params).encode()
         url = f"http://127.0.0.1:{port or self.port}/{route}"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                request, timeout=timeout
+            ) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             text = error.read().decode()

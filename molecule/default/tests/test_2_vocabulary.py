@@ -39,6 +39,7 @@ class Vocabulary(modelserve.AlgoBackend):
             for question in questions
         ]
 '''
+LONG_S = 150  # Serve ends a replaced HAProxy after 120 s by default
 SECTION = """
 [algopkg.Vocabulary]
 backend = Vocabulary
@@ -138,13 +139,28 @@ def test_a_client_that_left_before_its_turn_is_not_worked_for(cluster: Cluster, 
 
     with ThreadPoolExecutor(3) as pool:
         asked = []
-        for text, patience in (("first", 60), ("leaver", 1), ("last", 60)):
+        for text, patience in (("first", 60), ("gone", 1), ("last", 60)):
             asked.append(pool.submit(ask, text, patience))
             time.sleep(0.3)
         assert [one.result() for one in asked] == [200, 0, 200]
     lines = cluster.head("modelserve", "logs", "Vocabulary").stdout
     assert "asked first" in lines and "asked last" in lines
-    assert "asked leaver" not in lines
+    assert "asked gone" not in lines
+
+
+def test_a_long_request_outlives_another_section_s_deploy_and_runs_once(cluster: Cluster, package: Path) -> None:
+    backend = package.parent / "algopkg/Vocabulary/backend.py"
+    backend.write_text(backend.read_text().replace("        time.sleep", "        print('runs')\n        time.sleep"))
+    package.write_text(package.read_text() + "request_timeout = 300\n")
+    cluster.apply()
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(cluster.ask, "vocabulary", {"text": "long", "sleep": LONG_S}, "POST", timeout=300)
+        time.sleep(2)
+        cluster.edit("algopkg/AlgoExample/backend.py", "^import json$", "NEW = True\nimport json")
+        cluster.apply()
+        status, answer = long.result()
+    assert (status, answer["result"]["text"]) == (200, "long")
+    assert cluster.head("modelserve", "logs", "Vocabulary").stdout.count("runs") == 1
 
 
 def test_replicas_follow_the_load(cluster: Cluster, package: Path) -> None:
