@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up dev down purge status smoke check test test-all lint unit integration bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up dev down purge status smoke check test test-all lint unit integration rsync bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,13 +48,15 @@ lint: venv-dev
 	$(BIN)/shellcheck scripts/*.sh scripts/modelserve test/run.sh files/image/*.sh roles/docker/files/*.sh molecule/shared/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/ansible_lint.py -q
 
-unit: venv-dev
+unit: venv-dev rsync
 	$(BIN)/pytest -q -n 2 --dist worksteal test/unit
 
-integration: venv-dev # they run Ansible and a real rsync daemon on this machine; without rsync they would be skipped
+integration: venv-dev rsync # what runs Ansible and a store on this machine
+	$(BIN)/pytest -q -n 3 --dist loadfile test/integration
+
+rsync: # some tests run a real rsync daemon; without rsync they would be skipped
 	@command -v rsync >/dev/null || { echo "step: installing rsync"; apt-get update -q >/dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rsync >/dev/null; }
-	$(BIN)/pytest -q -n 3 --dist loadfile test/integration
 
 test: venv-dev ## Check, and the essential proof on one real machine and on a cluster of real hosts: 15 minutes
 	@test/run.sh check integration default cluster
@@ -72,7 +74,7 @@ bed-down: ## Remove the test bed
 bench: venv-dev ## Measure beside FastAPI, LitServe, BentoML, MLServer and stock Ray Serve (30 minutes; ARGS=--quick: 3)
 	$(BIN)/python bench/run.py $(ARGS)
 
-bench-hosts: venv-dev ## Measure what a host costs: runs on 3 real and 50 stand-in hosts (20 minutes)
+bench-hosts: venv-dev ## Measure what a host costs: runs on 3 real and 50 stub hosts (20 minutes)
 	$(BIN)/python bench/hosts.py
 
 lock: venv-dev ## Resolve the lock files anew
