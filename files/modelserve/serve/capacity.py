@@ -60,12 +60,13 @@ def missing_for(resources: Resources, free: Mapping[str, Amounts], overdue: bool
     Args:
         resources: what the replica reserves.
         free: the free resources of each node whose labels match, by the node's name.
-        overdue: whether it waits for so long that a node that seems to have it cannot: free shares of several GPUs
-            are not a whole GPU, and only Ray knows which share is on which GPU.
+        overdue: whether it waits for so long that a node whose GPUs seem to suffice cannot have it: free shares of
+            several GPUs are not a whole GPU, and only Ray knows which share is on which GPU. No other resource is in
+            parts: a replica without a GPU that fits waits only because Ray is slow.
     """
     cost = resources.amounts
     schedulable = any(fits(cost, amounts) for amounts in free.values())
-    if schedulable and not overdue:  # Ray is slow to start it
+    if schedulable and not (overdue and cost["GPU"]):
         return ""
     labels = ", ".join(f"{key}={value}" for key, value in resources.labels.items())
     where = f" with {labels}" if labels else ""
@@ -73,6 +74,5 @@ def missing_for(resources: Resources, free: Mapping[str, Amounts], overdue: bool
         return f"no capacity for a new replica: there is no node{where}"
     kinds = [kind for kind, value in cost.items() if value]
     nodes = [f"{node} {text_of({kind: amounts[kind] for kind in kinds}, zero=True)}" for node, amounts in free.items()]
-    parts = ", in parts of several GPUs" if schedulable and cost["GPU"] else ""
-    needs = text_of(cost) or "a node"
-    return f"no capacity for a new replica: it needs {needs}{where}; free are {', '.join(nodes)}{parts}"
+    parts = ", in parts of several GPUs" if schedulable else ""
+    return f"no capacity for a new replica: it needs {text_of(cost)}{where}; free are {', '.join(nodes)}{parts}"
