@@ -142,6 +142,10 @@ def test_status_and_smoke_playbooks_show_every_algorithm(cluster: Cluster) -> No
     assert smoke.count(" ok ") >= 5 and '"status": 1' in smoke
 
 
+def test_check_mode_finds_nothing_to_change(cluster: Cluster) -> None:
+    assert "changed=0" in cluster.playbook("site.yml", "--check").stdout
+
+
 def test_the_head_s_shell_has_what_users_expect(cluster: Cluster) -> None:
     assert cluster.head("bash", "-c", "pwd").stdout.strip() == str(HOME)
     assert "modelserve" in cluster.head("bash", "-c", "ls controller.py algopkg Model_ZOO && which modelserve").stdout
