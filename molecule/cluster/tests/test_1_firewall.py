@@ -157,7 +157,9 @@ def test_the_clusters_hosts_reach_each_other(cluster: Cluster) -> None:
 
 def test_it_comes_back_when_nftables_is_restarted(cluster: Cluster) -> None:
     bed.on("worker_2", "systemctl", "restart", "nftables")
-    assert "table inet modelserve" in bed.on("worker_2", "nft", "list", "tables")
+    # systemd starts ours once nftables has started, and the command returns in between.
+    tables = ("nft", "list", "tables")
+    cluster.wait_until("our table", lambda: "table inet modelserve" in bed.on("worker_2", *tables), 20)
     assert not is_open(bed.address("worker_2"), 6380) and is_open(bed.address("worker_2"), 22)
     bed.on("worker_2", "systemctl", "stop", "nftables")
     bed.on("worker_2", "systemctl", "start", "modelserve-firewall")
