@@ -164,6 +164,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     image, work = module.params["image"], module.params["work"]
+    if module.check_mode and module.get_bin_path("docker") is None:  # a dry run on a fresh host: not installed yet
+        module.exit_json(changed=True, fetched=0)
     code, _, _ = module.run_command(["docker", "image", "inspect", image])
     if code == 0:
         module.exit_json(changed=False, fetched=0)
