@@ -1,7 +1,7 @@
 """ansible-lint, and one syntax check of all playbooks.
 
-ansible-lint starts Ansible once per playbook and role to check its syntax: a minute of processor time for what one
-process does in seconds.
+ansible-lint starts Ansible once per playbook and role to check its syntax, and once more for each playbook that another
+imports: a minute of processor time for what one process does in seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ansible_compat.runtime import Runtime
 from ansiblelint.__main__ import main
 from ansiblelint.runner import Runner
 
@@ -29,4 +30,5 @@ if __name__ == "__main__":
     if checked.returncode != 0:
         sys.exit(checked.stderr)
     Runner._collect_syntax_check_files = lambda _: []
+    Runtime.has_playbook = lambda *_, **__: True
     sys.exit(main())
