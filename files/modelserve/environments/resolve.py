@@ -22,7 +22,7 @@ BASE_NAME = "AlgoExample"
 IMAGE_CHANNEL = Path("/opt/channel")
 # Packages whose version is the cluster's: every environment has them as the base lock pins them.
 CLUSTER_PACKAGES = ("ray",)
-BASE_REQUIREMENTS = ("ray[serve]", "orjson", "pydantic")
+BASE_REQUIREMENTS = ("ray[serve]", "orjson", "pydantic", "python-multipart")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
 """The part that runs inside a replica, in the algorithm's own environment.
 
-Only Ray, orjson, pydantic, starlette and uvicorn exist there.
+Only Ray, orjson, pydantic, python-multipart, starlette and uvicorn exist there.
 """

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from modelserve.replica.batching import Batcher, call_inference
-from modelserve.replica.responses import InvalidBodyError, failure_of, json_response, success
+from modelserve.replica.answers import answer_of
+from modelserve.replica.closing import ClosingResponse
+from modelserve.replica.generators import Judge, Stream, note
+from modelserve.replica.inference import Inference, runs_on_loop
+from modelserve.replica.inputs import read_params
+from modelserve.replica.responses import failure_of
+from modelserve.replica.threads import InferenceThreads, current
 from modelserve.replica.types import Types
 from modelserve.replica.uvicorn_compat import Client
 
@@ -30,8 +31,9 @@ class AlgoBackend:
     one result per request, in order; an exception in the place of a result fails that request alone.
 
     An exception in ``_model_init`` fails the deployment. One in an inference is answered 500 with ``status`` 0 and a
-    request id, and the log has its traceback. Inferences run in ``threads`` threads beside the event loop; an
-    ``async def _model_inference`` runs on the loop, up to the section's ``max_ongoing_requests`` at the same time.
+    request id, and the log has its traceback. The model is loaded and the inferences run in ``threads`` threads beside
+    the event loop; with one thread, all of it happens in the same. An ``async def _model_inference`` runs on the loop,
+    where the model is then loaded, too, up to the section's ``max_ongoing_requests`` at the same time.
 
     Where the first parameter is annotated with a pydantic model, a dataclass or a ``TypedDict``, the inference gets an
     instance of it. A request that does not fit is answered 422 with the field, and the model does not see it.
@@ -39,7 +41,8 @@ class AlgoBackend:
 
     #: Number of inferences that a replica runs at the same time. More than 1 only for models that allow it.
     threads: int = 1
-    _batcher: Batcher | None = None
+    #: Exceptions of an inference after which the replica cannot answer any more: it is replaced.
+    fatal_errors: tuple[type[BaseException], ...] = ()
 
     def __init__(self, model_path: str = "") -> None:
         """Load the model.
@@ -53,16 +56,19 @@ class AlgoBackend:
         directory, *files = model_path.split(",")
         paths = [str(Path(directory, file)) for file in files]
         own = type(self)
-        if inspect.iscoroutinefunction(own._model_inference_batch):
+        if runs_on_loop(own._model_inference_batch):
             raise TypeError(f"{own.__name__}._model_inference_batch cannot be async; _model_inference can")
-        self._awaited = inspect.iscoroutinefunction(own._model_inference)
         batch = own._model_inference is AlgoBackend._model_inference
         self.types = Types(self._model_inference_batch if batch else self._model_inference, batch)
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="inference")
-        if paths:
-            self._model_init(paths)
+        # A replica makes the object within the threads of the inference; other callers make it anywhere.
+        threads = current() or InferenceThreads()
+        threads.grow(self.threads)
+        self._modelserve = Inference(self, threads)
+        arguments = (paths,) if paths else ()
+        if self._modelserve.on_loop:
+            self._model_init(*arguments)
         else:
-            self._model_init()
+            threads.call(self._model_init, *arguments)
 
     def _model_init(self, model_path_lst: list[str] | None = None) -> None:
         """Load what the inference needs; nothing by default."""
@@ -96,50 +102,61 @@ class AlgoBackend:
                 "batch_size from the section"
             )
         self.types = Types(self._model_inference_batch, batch=True)
-        self._batcher = Batcher(self._model_inference_batch, self._executor, self.threads, size, wait_s)
+        self._modelserve.batch(self._model_inference_batch, size, wait_s)
 
-    async def infer(self, params: dict[str, Any], client: Client = NO_CLIENT) -> dict[str, Any]:
-        """Return the content of the answer to one request.
+    async def infer(self, params: dict[str, Any]) -> Any:
+        """Return the result of one request; an ``app`` of the class calls this.
 
         Args:
             params: the JSON object of the request.
-            client: the sender; its connection is checked when the inference is about to begin.
+
+        Returns:
+            The result of the inference; where it is a generator an async iterator of its items, with ``aclose``.
 
         Raises:
             InvalidInputError: the request does not fit the annotation.
-            ClientDisconnectedError: the client closed its connection.
             Exception: whatever the inference raises.
         """
-        checked = self.types.check(params)
-        if self._batcher is not None:
-            result = await self._batcher.submit(checked, client)
-        elif self._awaited:
-            result = await self._await_inference(checked)
-        else:
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._executor, call_inference, self._model_inference, checked, client)
-        return success(result)
-
-    async def _await_inference(self, params: Any) -> Any:
-        try:
-            return await self._model_inference(params)
-        except SystemExit as error:  # it would end the replica
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        result = await self._modelserve.run(self.types.check(params), NO_CLIENT)
+        return note(result) if isinstance(result, Stream) else result
 
     async def __call__(self, request: Request) -> Response:
         """Answer an HTTP request; :func:`modelserve.replica.responses.failure_of` has the answers to errors."""
-        body = await request.body()
         try:
-            return json_response(await self.infer(_parsed(body), Client(request)))
+            return await respond(self, request)
         except Exception as error:
             return failure_of(error, request)
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
-    try:
-        params = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidBodyError(f"the request's body is not JSON: {error}") from None
-    if not isinstance(params, dict):
-        raise InvalidBodyError("the request's body must be a JSON object")
-    return params
+async def respond(backend: AlgoBackend, request: Request, judge: Judge | None = None) -> Response:
+    """Return the answer of a backend to an HTTP request.
+
+    Args:
+        backend: infers.
+        request: the request.
+        judge: gets each error of a stream after its first item.
+
+    Raises:
+        ClientDisconnectedError: the client closed its connection.
+        Exception: whatever reading the request or the inference raises.
+    """
+    params = await read_params(request, backend.types)
+    result = await backend._modelserve.run(params, Client(request))
+    return answered(result, request, judge)
+
+
+def answered(result: Any, request: Request, judge: Judge | None = None) -> Response:
+    """Return the answer to a request, which closes a generator at its end.
+
+    Args:
+        result: what the inference returned.
+        request: the request.
+        judge: gets each error of a stream after its first item.
+
+    Raises:
+        InvalidResultError: the result holds a value that JSON cannot express.
+    """
+    if isinstance(result, Stream):
+        result.judge = judge
+        return ClosingResponse(answer_of(result, request), result)
+    return answer_of(result, request)

@@ -5,35 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelserve.replica.health import Running
+from modelserve.replica.thread_job import run_in_thread
+from modelserve.replica.threads import InferenceThreads
 from modelserve.replica.uvicorn_compat import Client, ClientDisconnectedError
 
 Params = Any  # a request: its JSON object, or an instance of the annotated type
-
-
-def call_inference(infer: Callable[[Any], Any], params: Any, client: Client | None = None) -> Any:
-    """Return what an inference returns.
-
-    Args:
-        infer: the inference.
-        params: the request, or the requests of a batch.
-        client: sender of the request; None skips the check of its connection.
-
-    Raises:
-        ClientDisconnectedError: ``client`` closed its connection.
-        RuntimeError: the inference raised SystemExit, which would end the replica, or StopIteration, which no future
-            can hold.
-        Exception: whatever else the inference raises.
-    """
-    if client is not None:
-        client.require_connected()
-    try:
-        return infer(params)
-    except (SystemExit, StopIteration) as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(eq=False)
@@ -51,20 +31,25 @@ class Batcher:
     """
 
     def __init__(
-        self, infer: Callable[[list[Params]], Sequence[Any]], executor: Executor, threads: int, size: int, wait_s: float
+        self,
+        infer: Callable[[list[Params]], Sequence[Any]],
+        threads: InferenceThreads,
+        running: Running,
+        size: int,
+        wait_s: float,
     ) -> None:
         """Make an empty batcher.
 
         Args:
             infer: returns one result per request.
-            executor: runs ``infer``.
-            threads: largest number of concurrent calls.
+            threads: run ``infer``, each one call at a time.
+            running: the inferences that run now.
             size: largest number of requests in a call.
             wait_s: longest time in seconds that the oldest request waits for others.
         """
         self._infer = infer
-        self._executor = executor
         self._threads = threads
+        self._running = running
         self._size = size
         self._wait_s = wait_s
         self._waiting: list[_Item] = []
@@ -91,7 +76,7 @@ class Batcher:
                 self._waiting.remove(item)
 
     def _start_worker(self) -> None:
-        if self._waiting and self._full is None and len(self._workers) < self._threads:
+        if self._waiting and self._full is None and len(self._workers) < self._threads.count:
             self._full = asyncio.get_running_loop().create_future()
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
@@ -131,9 +116,9 @@ class Batcher:
         return batch
 
     async def _answer(self, batch: list[_Item]) -> None:
-        loop = asyncio.get_running_loop()
+        entry = self._running.entry(*(item.client for item in batch))
         try:
-            results = await loop.run_in_executor(self._executor, call_inference, self._results, batch)
+            results = await run_in_thread(self._threads, self._results, batch, entry)
         except Exception as error:
             results = [error] * len(batch)
         except BaseException:  # else their callers would wait for ever

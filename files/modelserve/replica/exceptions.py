@@ -29,7 +29,7 @@ _NAMES = {
 
 
 class HTTPError(Exception):
-    """An error that the client is told of. An inference may raise it: ``raise modelserve.HTTPError(404, "no such id")``.
+    """An error that the client is told of. An inference may raise it: ``raise modelserve.HTTPError(404, "no id 7")``.
 
     Attributes:
         status: the HTTP status, 400 to 599.
@@ -70,6 +70,69 @@ class HTTPError(Exception):
         self.code = code or _NAMES.get(status, "client_error" if status < 500 else "server_error")
         self.headers = dict(headers or {})
         self.details = details
+
+
+class InvalidBodyError(HTTPError):
+    """The body of a request cannot be read: 400."""
+
+    def __init__(self, message: str) -> None:
+        """Args: ``message``: what is wrong with the body, and what to send."""
+        super().__init__(400, message, code="invalid_body")
+
+
+class ContentTooLargeError(HTTPError):
+    """The body of a request exceeds the limit: 413."""
+
+    def __init__(self, limit: int, unpacked: bool = False) -> None:
+        """Make the error.
+
+        Args:
+            limit: the limit in bytes.
+            unpacked: whether the unpacked body exceeds it.
+        """
+        what = "the unpacked body" if unpacked else "the body"
+        super().__init__(413, f"{what} exceeds the limit of {limit} bytes", code="content_too_large")
+
+
+class UnsupportedMediaTypeError(HTTPError):
+    """The body of a request has a type or an encoding that is not understood: 415."""
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        """Make the error.
+
+        Args:
+            message: what was sent, and what is understood.
+            headers: ``Accept`` or ``Accept-Encoding``, with what is understood.
+        """
+        super().__init__(415, message, code="unsupported_media_type", headers=headers)
+
+
+class InvalidInputError(HTTPError):
+    """A request does not fit the annotation: 422.
+
+    Attributes:
+        errors: the ``field`` and the ``problem`` of each error.
+    """
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        """Args: ``errors``: the ``field`` and the ``problem`` of each error."""
+        message = "; ".join(f"{error['field'] or 'the body'}: {error['problem']}" for error in errors)
+        super().__init__(422, message, code="validation_failed", errors=errors)
+        self.errors = errors
+
+
+class InvalidResultError(HTTPError):
+    """A result has a value that JSON cannot express: 500."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        """Make the error.
+
+        Args:
+            path: place of the value, such as ``result.scores[3]``.
+            problem: what the value is.
+        """
+        message = f"{path} is {problem}, which JSON cannot express; return numbers, text, lists and dicts"
+        super().__init__(500, message, code="invalid_result")
 
 
 class Fatal(Exception):  # noqa: N818 - part of the authors' API: `raise modelserve.Fatal("the GPU is lost")`

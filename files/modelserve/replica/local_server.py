@@ -11,15 +11,19 @@ import shlex
 import socket
 import sys
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from modelserve.errors import Problem, UserError
 from modelserve.replica.arguments import LocalServerArgs
+from modelserve.replica.author_app import Lifespan
 from modelserve.replica.deployment import Algorithm
+from modelserve.replica.exceptions import HTTPError
+from modelserve.replica.responses import failure_of
 from modelserve.serve.contract import AppArgs, UserConfig
 
 HOST = "127.0.0.1"
@@ -29,21 +33,28 @@ class LocalApplication:
     """An ASGI application: the algorithm below its route, as Serve calls it."""
 
     def __init__(self, algorithm: Algorithm, route: str) -> None:
-        self._algorithm = algorithm
+        self._application = algorithm.application
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; 404 for a path that is neither the route nor below it."""
         path = scope["path"]
-        if path != self._route and not path.startswith(f"{self._route}/"):
-            await Response(f"Only {self._route} is answered here.\n", 404)(scope, receive, send)
-            return
-        response = await self._algorithm(Request({**scope, "root_path": self._route}, receive))
-        await response(scope, receive, send)
+        if path == self._route or path.startswith(f"{self._route}/"):
+            await self._application({**scope, "root_path": self._route}, receive, send)
+        else:
+            await _refuse(scope, receive, send, f"only {self._route} is answered here")
 
 
-async def load(app: AppArgs, config: UserConfig, route: str) -> LocalApplication:
-    """Load an algorithm and run its warm-up request on the event loop that answers requests later.
+async def _refuse(scope: Scope, receive: Receive, send: Send, info: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000, "reason": info})
+    else:
+        await failure_of(HTTPError(404, info), Request(scope))(scope, receive, send)
+
+
+@asynccontextmanager
+async def load(app: AppArgs, config: UserConfig, route: str) -> AsyncIterator[LocalApplication]:
+    """Load an algorithm on the event loop that answers requests, and end it with the context.
 
     Args:
         app: what the replica is made of.
@@ -53,10 +64,13 @@ async def load(app: AppArgs, config: UserConfig, route: str) -> LocalApplication
     Raises:
         Exception: whatever loading raises.
         RuntimeError: the warm-up request failed.
+        UnhealthyError: the class's own ``check_health`` fails.
     """
     algorithm = Algorithm(app.model_dump())
-    await algorithm.reconfigure(config.model_dump())
-    return LocalApplication(algorithm, route)
+    async with Lifespan(algorithm.application):
+        await algorithm.reconfigure(config.model_dump())
+        await algorithm.check_health()
+        yield LocalApplication(algorithm, route)
 
 
 def listen(port: int) -> socket.socket:
@@ -88,13 +102,13 @@ async def serve(arguments: LocalServerArgs) -> None:
 
     # Bound before the model is loaded: a port that is in use is reported without that wait.
     listener = listen(arguments.port)
-    application = await load(arguments.app, arguments.config, arguments.route)
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
     url = f"http://{HOST}:{arguments.port}{arguments.route}"
     command = curl_command(arguments.app.methods[0], url, arguments.config.warmup or {})
     ready = json.dumps({"ok": True, "url": url, "try": command})
-    print(ready if arguments.as_json else f"answering until Ctrl-C; try:\n{command}", flush=True)
-    await server.serve([listener])
+    async with load(arguments.app, arguments.config, arguments.route) as application:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
+        print(ready if arguments.as_json else f"answering until Ctrl-C; try:\n{command}", flush=True)
+        await server.serve([listener])
 
 
 def main(argument: str) -> int:

@@ -16,7 +16,8 @@ import traceback
 from typing import Any
 
 from modelserve.replica.arguments import TryOnceArgs
-from modelserve.replica.deployment import Backend
+from modelserve.replica.author_app import Lifespan
+from modelserve.replica.deployment import Algorithm
 from modelserve.serve.contract import AppArgs
 
 
@@ -33,12 +34,21 @@ def try_once(app: AppArgs, params: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Exception: whatever loading raises.
         RuntimeError: the answer's ``status`` is 0.
+        UnhealthyError: the class's own ``check_health`` fails.
     """
+    return asyncio.run(_try_once(app, params))
+
+
+async def _try_once(app: AppArgs, params: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
-    backend = Backend(app)
-    loaded = time.perf_counter()
-    answer = asyncio.run(backend.warm_up(params))
-    return {"answer": answer, "load_s": loaded - started, "answer_s": time.perf_counter() - loaded}
+    # On the event loop, as in a replica: a class with an async inference is loaded there.
+    algorithm = Algorithm(app.model_dump())
+    async with Lifespan(algorithm.application):
+        loaded = time.perf_counter()
+        answer = await algorithm.backend.warm_up(params)
+        answered = time.perf_counter()
+        await algorithm.check_health()
+    return {"answer": answer, "load_s": loaded - started, "answer_s": answered - loaded}
 
 
 def main(argument: str) -> int:

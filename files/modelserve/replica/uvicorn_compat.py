@@ -22,7 +22,18 @@ class Client:
 
     def __init__(self, request: Request | None = None) -> None:
         """Args: ``request``: None for one that came by no connection."""
+        self._request = request
         self._cycle: Any = None if request is None else getattr(request.receive, "__self__", None)
+
+    @property
+    def request_id(self) -> str:
+        """The id that the client or the gateway gave the request; empty where there is none."""
+        return "" if self._request is None else self._request.headers.get("x-request-id", "")
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client closed its connection. Safe from any thread."""
+        return getattr(self._cycle, "disconnected", False) is True
 
     def require_connected(self) -> None:
         """Raise an error unless the client is connected. Safe from any thread.
@@ -30,7 +41,7 @@ class Client:
         Raises:
             ClientDisconnectedError: the client closed its connection.
         """
-        if getattr(self._cycle, "disconnected", False) is True:
+        if self.disconnected:
             raise ClientDisconnectedError("the client closed the connection before the inference began")
 
 

@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 # Below an algorithm's route: the schemas of its request and its answer.
 SCHEMA_PATH = "/schema"
+# From the gateway to a replica: how many requests per replica wait in the algorithm's queue.
+QUEUED_HEADER = "X-Modelserve-Queued"
+# How lines of a replica's log begin from which the controller reads why it died.
+UNHEALTHY_LINE = "replica is unhealthy: "
+MEMORY_LINE = "the node's memory is nearly full: "
+EXIT_LINE = "replica ends itself with exit code "
 
 
 class AppArgs(BaseModel):
@@ -21,6 +27,7 @@ class AppArgs(BaseModel):
         methods: HTTP methods that are allowed.
         batch_size: largest number of requests in one call of ``_model_inference_batch``; 1 turns batching off.
         batch_wait: longest time in seconds that the first request of a batch waits for others.
+        memory_limit: largest memory of a replica in bytes, above which it ends; 0: no limit.
         configured: whether the section has a ``user_config``; removing it needs replicas that never had one.
     """
 
@@ -34,13 +41,15 @@ class AppArgs(BaseModel):
     configured: bool = False
     batch_size: int = 1
     batch_wait: float = 0.01
+    memory_limit: int = 0
 
     def to_serve(self) -> dict[str, Any]:
         """Return the ``args`` of a Serve application.
 
         An option that a section does not use is left out: a new option of modelserve must not restart replicas.
         """
-        return self.model_dump(exclude=set() if self.batch_size > 1 else {"batch_size", "batch_wait"})
+        unused = set() if self.batch_size > 1 else {"batch_size", "batch_wait"}
+        return self.model_dump(exclude=unused if self.memory_limit else {*unused, "memory_limit"})
 
 
 class UserConfig(BaseModel):
@@ -51,8 +60,8 @@ class UserConfig(BaseModel):
         warmup: request that a new replica answers before it takes traffic.
         identity: hash of everything that needs new replicas. Serve shows it for its target revision.
         request_timeout: time limit of a request in seconds; None: no limit.
-        max_queued_requests: longest queue of a replica. Serve does not pass its own option of this name to replicas,
-            and a replica that clients reach directly counts its queue itself.
+        max_queued_requests: longest queue per replica, which the gateway keeps to.
+        retry_unanswered: whether the gateway sends a request once more where its replica died.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -62,6 +71,7 @@ class UserConfig(BaseModel):
     identity: str = ""
     request_timeout: float | None = None
     max_queued_requests: int | None = None
+    retry_unanswered: bool = False
 
     def to_serve(self) -> dict[str, Any]:
         """Return the ``user_config`` of a Serve deployment."""
@@ -71,4 +81,5 @@ class UserConfig(BaseModel):
             "warmup": self.warmup,
             "identity": self.identity,
             **{key: value for key, value in limits.items() if value is not None},
+            **({"retry_unanswered": True} if self.retry_unanswered else {}),
         }
