@@ -6,16 +6,28 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from modelserve.catalog import components
+from modelserve.catalog.components import ref
 from modelserve.config.routes import ALGORITHM_HEADER
+from modelserve.replica.fields import names_files
 
 METHOD_HEADER = "X-HTTP-Method-Override"
 UNTYPED: dict[str, Any] = {"type": "object"}
 ABOUT = (
-    "Every algorithm takes a JSON object as the request's body, whatever the method, GET included. A client that "
-    "cannot send a body with GET, as a browser cannot, sends POST with the header "
-    f"`{METHOD_HEADER}: GET`; this page does."
+    "An algorithm takes a JSON object as the request's body, whatever the method, GET included, or a file. A request "
+    "without a body has its parameters in the query. A form (`multipart/form-data` or "
+    "`application/x-www-form-urlencoded`) is understood in the place of an object. A client that cannot send a body "
+    f"with GET, as a browser cannot, sends POST with the header `{METHOD_HEADER}: GET`; this page does."
 )
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+ANY = "*/*"
+# Media types whose answers come item by item.
+STREAMS = ("text/event-stream", "application/x-ndjson", "text/plain")
+FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+_SIMPLE = ("string", "integer", "number", "boolean")
 # Keywords of JSON Schema that hold schemas by name, and those that hold plain data.
 _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs")
 _DATA = ("const", "enum", "default", "examples", "example", "required")
@@ -34,6 +46,8 @@ class Algorithm:
         queue: longest queue of a replica, or None.
         timeout_s: time limit of a request in seconds, or None.
         note: a sentence for the reader, or empty.
+        consumes: media types of a request, the preferred one first.
+        produces: media types of an answer.
     """
 
     name: str
@@ -44,6 +58,13 @@ class Algorithm:
     queue: int | None = None
     timeout_s: float | None = None
     note: str = ""
+    consumes: tuple[str, ...] = (JSON,)
+    produces: tuple[str, ...] = (JSON,)
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """The media types that the page shows; a form of text adds nothing to a JSON object."""
+        return self.consumes[: self.consumes.index(JSON) + 1] if JSON in self.consumes else self.consumes
 
 
 def document(
@@ -57,7 +78,7 @@ def document(
         keys: whether clients need a key.
     """
     algorithms = {algorithm.name: algorithm for answering in routes.values() for algorithm, _ in answering}
-    schemas = _common_schemas()
+    schemas = components.schemas()
     for algorithm in algorithms.values():
         for part, schema in (("input", algorithm.input), ("output", algorithm.output)):
             schemas |= hoisted(schema, f"{algorithm.name}.{part}")
@@ -69,21 +90,21 @@ def document(
         # A public route that ends in /schema wins, as it does in the gateway.
         paths.setdefault(f"/{route}/schema", _schema_operation(route, answering, ids))
     tags = [{"name": name, **_described(algorithm.note)} for name, algorithm in algorithms.items()]
-    components = {"schemas": schemas, "responses": _common_responses(), "headers": _common_headers()}
+    shared: dict[str, Any] = {"schemas": schemas, "responses": components.responses(), "headers": components.headers()}
     guard: dict[str, Any] = {}
     if keys:
-        components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        shared["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         guard = {"security": [{"key": []}]}
         refused = {"401": "Unauthorized", "403": "Forbidden", "429": "TooManyRequests"}
         for operation in (operation for path in paths.values() for operation in path.values()):
-            operation["responses"] |= {code: _ref("responses", name) for code, name in refused.items()}
+            operation["responses"] |= {code: ref("responses", name) for code, name in refused.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "modelserve", "version": version, "description": ABOUT},
         "servers": [{"url": "/"}],
         "tags": tags,
         "paths": paths,
-        "components": components,
+        "components": shared,
         **guard,
     }
 
@@ -148,13 +169,16 @@ def _operations(route: str, answering: Sequence[tuple[Algorithm, float]], ids: s
 
 def _operation(method: str, route: str, answering: Sequence[tuple[Algorithm, float]], ids: set[str]) -> dict[str, Any]:
     able = [algorithm for algorithm, _ in answering if method in algorithm.methods]
+    parameters = _query(able) if method == "GET" else []
+    # A query is another way to send what is required.
+    required = not parameters and any(JSON not in item.consumes or item.input.get("required") for item in able)
     operation: dict[str, Any] = {
         "operationId": _unique_id(f"{method.lower()}_{route}", ids),
         "summary": f"Ask {' or '.join(algorithm.name for algorithm in able)}",
         "tags": [algorithm.name for algorithm in able],
         **_described(" ".join([_split(answering), *(algorithm.note for algorithm in able)]).strip()),
-        **_selection(answering),
-        "requestBody": {"required": True, "content": {"application/json": _content(able)}},
+        "parameters": [*_selection(answering), *parameters],
+        "requestBody": {"required": required, "content": _contents(able)},
         "responses": _responses(able),
     }
     return operation
@@ -164,14 +188,14 @@ def _schema_operation(route: str, answering: Sequence[tuple[Algorithm, float]], 
     names = [algorithm.name for algorithm, _ in answering]
     answer = {
         "description": "JSON Schemas of the request (`input`) and of the answer's `result` (`output`)",
-        "content": {"application/json": {"schema": _ref("schemas", "Description")}},
+        "content": {"application/json": {"schema": ref("schemas", "Description")}},
     }
     operation = {
         "operationId": _unique_id(f"get_{route}_schema", ids),
         "summary": f"What {' or '.join(names)} takes and returns",
         "tags": names,
-        **_selection(answering),
-        "responses": {"200": answer, "500": _ref("responses", "Failed"), "503": _ref("responses", "Unavailable")},
+        "parameters": _selection(answering),
+        "responses": {"200": answer, "500": ref("responses", "Failed"), "503": ref("responses", "Unavailable")},
     }
     return {"get": operation}
 
@@ -200,10 +224,10 @@ def _split(answering: Sequence[tuple[Algorithm, float]]) -> str:
     return f"Weighted random split: {shares} of the requests. The header `{ALGORITHM_HEADER}` selects one."
 
 
-def _selection(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
+def _selection(answering: Sequence[tuple[Algorithm, float]]) -> list[dict[str, Any]]:
     """Return the parameter of a shared route: the header that names the algorithm."""
     if len(answering) == 1:
-        return {}
+        return []
     names = [algorithm.name for algorithm, _ in answering]
     parameter = {
         "name": ALGORITHM_HEADER,
@@ -212,13 +236,58 @@ def _selection(answering: Sequence[tuple[Algorithm, float]]) -> dict[str, Any]:
         "description": "The algorithm to use; without this header, a weighted random split selects one.",
         "schema": {"type": "string", "enum": names},
     }
-    return {"parameters": [parameter]}
+    return [parameter]
 
 
-def _content(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+def _query(algorithms: Sequence[Algorithm]) -> list[dict[str, Any]]:
+    """Return the parameters of a query: the fields of the requests that a text can express, and lists of them."""
+    parameters: dict[str, dict[str, Any]] = {}
+    for algorithm in algorithms:
+        root = _component(f"{algorithm.name}.input")
+        for name, schema in algorithm.input.get("properties", {}).items():
+            if _is_simple(schema, algorithm.input) or _is_simple(schema.get("items", {}), algorithm.input):
+                pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
+                parameters.setdefault(
+                    name,
+                    {
+                        "name": name,
+                        "in": "query",
+                        "required": False,
+                        "description": "Counts where the request has no body.",
+                        "schema": {"$ref": f"#/components/schemas/{root}/properties/{pointer}"},
+                    },
+                )
+    return list(parameters.values())
+
+
+def _is_simple(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    """Return whether a text can express a value: it is a text, a number or a boolean, or null."""
+    reference = schema.get("$ref", "")
+    if reference.startswith("#/$defs/"):
+        schema = root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    if options:
+        return all(_is_simple(option, root) for option in options)
+    return schema.get("type") in _SIMPLE and schema.get("format") != "binary"
+
+
+def _contents(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the request's body by media type."""
+    media_types = list(dict.fromkeys(media_type for algorithm in algorithms for media_type in algorithm.bodies))
+    return {
+        media_type: _content(media_type, [item for item in algorithms if media_type in item.bodies])
+        for media_type in media_types
+    }
+
+
+def _content(media_type: str, algorithms: Sequence[Algorithm]) -> dict[str, Any]:
     """Return the request's body: of one algorithm, or of any that shares the route."""
-    schemas = [_ref("schemas", _component(f"{algorithm.name}.input")) for algorithm in algorithms]
-    examples = [(algorithm.name, algorithm.example) for algorithm in algorithms if algorithm.example is not None]
+    schemas = [_input(media_type, algorithm) for algorithm in algorithms]
+    examples = [
+        (algorithm.name, algorithm.example)
+        for algorithm in algorithms
+        if algorithm.example is not None and media_type == JSON and not _names_files(algorithm)
+    ]
     content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
     if len(algorithms) == 1 and examples:
         content["example"] = examples[0][1]
@@ -227,10 +296,52 @@ def _content(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
     return content
 
 
-def _responses(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
-    """Return the answers of an operation: of its algorithms, the gateway and Serve."""
-    results = [_ref("schemas", _component(f"{algorithm.name}.output")) for algorithm in algorithms]
-    schema = {
+def _names_files(algorithm: Algorithm) -> bool:
+    """Return whether the example names files of the package: a client cannot send it."""
+    return algorithm.consumes[0] != JSON and names_files(algorithm.example)
+
+
+def _input(media_type: str, algorithm: Algorithm) -> dict[str, Any]:
+    """Return the schema of a body: that of the request, or a form with its file."""
+    schema: dict[str, Any] = ref("schemas", _component(f"{algorithm.name}.input"))
+    if JSON in algorithm.consumes:
+        return schema
+    if media_type == MULTIPART:
+        return {"type": "object", "required": ["file"], "properties": {"file": FILE}}
+    return {**schema, "minLength": 1}
+
+
+def _answered(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the answer of success, by media type."""
+    media_types = list(dict.fromkeys(media_type for algorithm in algorithms for media_type in algorithm.produces))
+    content: dict[str, Any] = {}
+    for media_type in media_types:
+        producing = [item for item in algorithms if media_type in item.produces]
+        content[media_type] = {"schema": _envelope(producing) if media_type == JSON else _output(media_type, producing)}
+    streamed = [media_type for media_type in media_types if media_type in STREAMS]
+    text = (
+        f"Answered, as a stream: each item is sent when it is there ({', '.join(streamed)})" if streamed else "Answered"
+    )
+    headers = {name: ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
+    return {"description": text, "headers": headers, "content": content}
+
+
+def _output(media_type: str, algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the schema of an answer that is not a document: a file, or the text of a stream."""
+    if media_type == ANY:
+        return {}
+    if media_type not in STREAMS:
+        return FILE
+    items = [ref("schemas", _component(f"{algorithm.name}.output")) for algorithm in algorithms]
+    item = items[0] if len(items) == 1 else {"anyOf": items}
+    # Without a type: readers differ in whether the schema is that of the text or of an item.
+    return {"description": "One item after the other.", "contentSchema": item}
+
+
+def _envelope(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the schema of the document that holds a result."""
+    results = [ref("schemas", _component(f"{algorithm.name}.output")) for algorithm in algorithms]
+    return {
         "type": "object",
         "required": ["status"],
         "properties": {
@@ -244,94 +355,18 @@ def _responses(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
             "info": {"type": "string", "description": "The host that answered."},
         },
     }
-    headers = {name: _ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
-    answered = {"description": "Answered", "headers": headers, "content": {"application/json": {"schema": schema}}}
+
+
+def _responses(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
+    """Return the answers of an operation: of its algorithms, the gateway and Serve."""
     refs = {"400": "BadRequest", "404": "NotFound", "405": "MethodNotAllowed", "500": "Failed", "503": "Unavailable"}
-    refs |= {"411": "LengthRequired", "413": "ContentTooLarge", "504": "GatewayTimeout"}
+    refs |= {"413": "ContentTooLarge", "415": "UnsupportedMediaType", "502": "BadGateway", "504": "GatewayTimeout"}
     if any(algorithm.input != UNTYPED for algorithm in algorithms):
         refs["422"] = "UnprocessableContent"
     if any(algorithm.queue is not None for algorithm in algorithms):
         refs["429"] = "QueueFull"
-    return {"200": answered, **{code: _ref("responses", refs[code]) for code in sorted(refs)}}
-
-
-def _common_schemas() -> dict[str, Any]:
-    failure = {
-        "type": "object",
-        "required": ["status", "info"],
-        "properties": {
-            "status": {"const": 0},
-            "info": {"type": "string", "description": "The cause, in one line."},
-            "request_id": {"type": "string", "description": "The id of the request in the log."},
-        },
-    }
-    problem = {
-        "type": "object",
-        "required": ["field", "problem"],
-        "properties": {
-            "field": {"type": "string", "description": "Path of the field; empty for the whole body."},
-            "problem": {"type": "string"},
-        },
-    }
-    description = {
-        "type": "object",
-        "required": ["name", "methods", "input", "output"],
-        "properties": {
-            "name": {"type": "string"},
-            "methods": {"type": "array", "items": {"type": "string"}},
-            "input": {"type": "object", "description": "JSON Schema of the request's body."},
-            "output": {"type": "object", "description": "JSON Schema of `result`."},
-            "example": {"type": "object", "description": "An example of a request."},
-        },
-    }
-    validation_error = {
-        "allOf": [_ref("schemas", "Failure")],
-        "required": ["errors"],
-        "properties": {"errors": {"type": "array", "items": _ref("schemas", "Problem")}},
-    }
-    return {"Failure": failure, "Problem": problem, "ValidationError": validation_error, "Description": description}
-
-
-def _common_responses() -> dict[str, Any]:
-    def failure(description: str, schema: str = "Failure", headers: Sequence[str] = ()) -> dict[str, Any]:
-        named = {"headers": {name: _ref("headers", name) for name in headers}} if headers else {}
-        content = {"application/json": {"schema": _ref("schemas", schema)}}
-        return {"description": description, **named, "content": content}
-
-    full = "The queue is full (`max_queued_requests`); the request was not started"
-    many = (
-        "The limit of the key is reached (concurrent requests, or requests per second), or the queue is full; try again"
-    )
-    with_id = ("X-Request-ID",)
-    return {
-        "Unauthorized": failure("A key is required"),
-        "Forbidden": failure("The key does not grant this algorithm"),
-        "TooManyRequests": failure(many, headers=("Retry-After",)),
-        "LengthRequired": failure("The request has no Content-Length"),
-        "ContentTooLarge": failure("The request is longer than the gateway's limit"),
-        "BadRequest": failure("The body is not a JSON object", headers=with_id),
-        "NotFound": failure(f"`{ALGORITHM_HEADER}` names an algorithm that does not answer this route"),
-        "MethodNotAllowed": failure("The algorithm does not allow this method", headers=(*with_id, "Allow")),
-        "UnprocessableContent": failure("The request does not match the algorithm's types", "ValidationError", with_id),
-        "QueueFull": failure(full, headers=("Retry-After",)),
-        "Failed": failure("The inference failed, or its replica crashed; the log has the cause", headers=with_id),
-        "Unavailable": failure("No node of the cluster answers; try again"),
-        "GatewayTimeout": failure("The request took longer than `request_timeout`, or than the gateway's limit"),
-    }
-
-
-def _common_headers() -> dict[str, Any]:
-    return {
-        "X-Request-ID": {"description": "The id of the request in the log.", "schema": {"type": "string"}},
-        ALGORITHM_HEADER: {"description": "The algorithm that answered.", "schema": {"type": "string"}},
-        "Allow": {"description": "The methods that are allowed.", "schema": {"type": "string"}},
-        "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
-    }
+    return {"200": _answered(algorithms), **{code: ref("responses", refs[code]) for code in sorted(refs)}}
 
 
 def _described(text: str) -> dict[str, str]:
     return {"description": text} if text else {}
-
-
-def _ref(kind: str, name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/{kind}/{name}"}
