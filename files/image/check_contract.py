@@ -7,10 +7,12 @@ In a running container: ``docker exec modelserve_head python /opt/lib/check_cont
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import importlib
 import mmap
 import os
+import pickle
 import re
 import threading
 import time
@@ -20,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modelserve.gateway import config
+from modelserve.gateway import config, targets
 from modelserve.serve import environment, status
 from modelserve.settings import Settings
 from pydantic import BaseModel
@@ -41,6 +43,7 @@ STATES: Mapping[tuple[str, str], Set[str]] = {
 ROUTES = {
     *(("GET", "/api/serve/applications/"), ("PUT", "/api/serve/applications/")),
     *(("GET", "/api/v0/nodes"), ("GET", "/api/v0/logs"), ("GET", "/api/v0/logs/{media_type}")),
+    *(("GET", "/api/v0/actors"), ("GET", "/api/v0/workers")),
     *(("GET", "/api/cluster_status"), ("GET", "/api/gcs_healthz"), ("GET", "/api/local_raylet_healthz")),
     ("GET", "/api/prometheus/sd"),
 }
@@ -50,6 +53,28 @@ HEADERS = {
     "SERVE_HTTP_REQUEST_ID_HEADER": "X-Request-Id",
 }
 ACCESS_LOG_MARK = "serve_access_log"  # what modelserve.replica.ray_compat looks for in Serve's log records
+# What modelserve.serve.deaths reads: fields of the state API, and texts of Serve's controller log.
+STATE_FIELDS = {
+    "ActorState": {"name", "class_name", "state", "job_id", "node_id", "pid", "death_cause"},
+    "WorkerState": {"worker_id", "is_alive", "node_id", "pid", "end_time_ms"},
+    "NodeState": {
+        "node_id",
+        "node_ip",
+        "is_head_node",
+        "state",
+        "state_message",
+        "labels",
+        "start_time_ms",
+        "end_time_ms",
+    },
+}
+CONTROLLER_TEXTS = (
+    "failed health check, stopping it.",
+    "crashed, marking ",
+    "Health check for ",
+    "Didn't receive health check response for replica ",
+    ", the replica will be stopped.",
+)
 SECTIONS: tuple[dict[str, Any], ...] = (
     {"replicas": 2, "gpu_cost": 0.5, "memory": 2**20, "labels": {"zone": "a"}, "user_config": {"x": 1}},
     {"min_replicas": 0, "max_replicas": 2, "max_queued_requests": 3, "batch_size": 4, "request_timeout": 5},
@@ -66,9 +91,6 @@ def switches() -> Iterator[str]:
             yield f"Serve reads no variable {name}"
         elif not _equal(getattr(constants, name, None), os.environ[name]):
             yield f"Serve makes {getattr(constants, name, None)!r} of {name}={os.environ[name]}"
-    quarantine_s = constants.RAY_SERVE_PORT_QUARANTINE_S
-    if quarantine_s < environment.HARD_STOP_S:
-        yield f"a port is reused after {quarantine_s} s; an old HAProxy may know it for {environment.HARD_STOP_S} s"
 
 
 def _equal(value: Any, text: str) -> bool:
@@ -87,7 +109,7 @@ def core_switches() -> Iterator[str]:
         root / "_common/usage/usage_constants.py",
     ]
     names = {*environment.node_environment("head", Settings()), "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"}
-    for name in sorted(names - {*environment.SERVE}):
+    for name in sorted(name for name in names - {*environment.SERVE} if name.startswith("RAY_")):
         # A lower-case name is that of an option in ray_config_def.h, without the prefix.
         word = name.removeprefix("RAY_") if re.search("[a-z]{3}", name) else name
         if not any(_contains(source, word.encode()) for source in sources):
@@ -160,13 +182,30 @@ def details() -> Iterator[str]:
         "ApplicationDetails": status.ApplicationStatus,
         "DeploymentDetails": status.Deployment,
         "ReplicaDetails": status.Replica,
+        "TargetGroup": targets.Group,
+        "Target": targets.GroupTarget,
     }
     for name, reader in readers.items():
         for field in sorted({*reader.model_fields} - {*getattr(schema, name).model_fields}):
             yield f"Serve's {name} has no {field}"
-    for field in ("applications", "proxies"):
+    for field in ("applications", "target_groups"):
         if field not in schema.ServeInstanceDetails.model_fields:
             yield f"Serve's ServeInstanceDetails has no {field}"
+
+
+def ingress() -> Iterator[str]:
+    """Serve passes requests to the application that a deployment makes; a replica can have its own health checked."""
+    replica = importlib.import_module("ray.serve._private.replica")
+    http_util = importlib.import_module("ray.serve._private.http_util")
+    algorithm = importlib.import_module("modelserve.serving").Algorithm
+    if getattr(replica, "SERVE_BUILD_ASGI_APP_METHOD", None) != "__serve_build_asgi_app__":
+        yield "Serve does not ask a deployment for its application by __serve_build_asgi_app__"
+    if not issubclass(algorithm, http_util.ASGIAppReplicaWrapper):
+        yield "Serve takes modelserve.serving.Algorithm for no ASGI application"
+    if pickle.loads(b"cmodelserve.serving\nAlgorithm\n.") is not pickle.loads(pickle.dumps(algorithm)):
+        yield "modelserve.serving.Algorithm is not known by its name"
+    if not hasattr(replica.ReplicaActor, "check_health"):
+        yield "Serve's replica has no method check_health"
 
 
 def states() -> Iterator[str]:
@@ -190,6 +229,18 @@ def dashboard_routes() -> Iterator[str]:
         found |= {(method.upper(), path) for method, path in calls}
     for method, path in sorted(ROUTES - found):
         yield f"Ray's dashboard has no route {method} {path}"
+
+
+def deaths() -> Iterator[str]:
+    """Ray's state and Serve's controller log have what tells why a replica died."""
+    common = importlib.import_module("ray.util.state.common")
+    for name, fields in STATE_FIELDS.items():
+        for field in sorted(fields - {field.name for field in dataclasses.fields(getattr(common, name))}):
+            yield f"Ray's {name} has no {field}"
+    source = (_root("ray") / "serve" / "_private" / "deployment_state.py").read_text()
+    for text in CONTROLLER_TEXTS:
+        if text not in source:
+            yield f"Serve's controller does not log '{text.strip(' ,.')}'"
 
 
 def server() -> Iterator[str]:
@@ -242,8 +293,10 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     headers,
     document,
     details,
+    ingress,
     states,
     dashboard_routes,
+    deaths,
     server,
 )
 

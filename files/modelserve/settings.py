@@ -37,7 +37,7 @@ class Settings(BaseModel):
     Attributes:
         home: modelserve_home, the same path on the host and in the container.
         dashboard_url: Ray's dashboard, whose REST API takes the Serve configuration.
-        serve_port: the port of Serve's own ingress; fixed for a cluster's life.
+        serve_port: the port of Serve's own proxy on the head; fixed for a cluster's life.
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
@@ -54,7 +54,9 @@ class Settings(BaseModel):
         key_max_concurrent: concurrent requests of a key that has no limit of its own; 0: no limit.
         max_body: the longest request body, in bytes.
         access_log: whether the gateway logs what went well, too.
-        retry_unanswered: whether a request is sent again elsewhere when a node dies before it answered.
+        gateway_reuse: whether the gateway uses a connection to a replica for several requests.
+        gateway_threads: threads of the gateway.
+        cors_origins: origins of the web pages that may call the gateway; ``*``: all.
         workers: addresses of the workers by name, from ``workers.json``, which Ansible writes when workers come and go.
         gateways: those on other hosts than the head, by the host's name; from ``gateways.json``, likewise.
     """
@@ -81,7 +83,9 @@ class Settings(BaseModel):
     key_max_concurrent: int = Field(0, validation_alias=AliasChoices("key_max_concurrent", "key_at_once"))
     max_body: int = 64 * 2**20
     access_log: bool = False
-    retry_unanswered: bool = True
+    gateway_reuse: bool = True
+    gateway_threads: int = 1
+    cors_origins: tuple[str, ...] = ()
     workers: dict[str, str] = {}
     gateways: dict[str, RemoteGateway] = {}
 

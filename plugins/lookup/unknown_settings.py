@@ -28,6 +28,7 @@ RENAMED = {
     "modelserve_room_timeout": "modelserve_scheduling_timeout",
     "modelserve_watch": "modelserve_min_ready_seconds",
 }
+MOVED = {"modelserve_retry_unanswered": "write retry_unanswered = true in a section of conf.ini, or in [DEFAULTS]"}
 # Set during a run, by roles and playbooks.
 FACTS = {
     "modelserve_cluster",
@@ -73,6 +74,8 @@ def unknown(names: Iterable[str], options: Collection[str], others: Collection[s
         similar = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1, cutoff=0.7)
         if name in RENAMED:
             advice = f"{name} was renamed to {RENAMED[name]}"
+        elif name in MOVED:
+            advice = f"{name} is no longer a setting: {MOVED[name]}"
         elif similar:
             advice = f"{name} is not a setting. Did you mean {PREFIX}{similar[0]}?"
         else:

@@ -8,9 +8,10 @@ from typing import Any
 
 from modelserve import __version__
 from modelserve.catalog import openapi
-from modelserve.catalog.readiness import LOCALHOST, Observer, Snapshot, shares_of
+from modelserve.catalog.readiness import Observer, Snapshot, shares_of
 from modelserve.catalog.schemas import Schemas
 from modelserve.errors import UserError
+from modelserve.gateway.haproxy import gateway_directory
 from modelserve.serve.status import Statuses
 from modelserve.settings import Settings
 
@@ -27,7 +28,7 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         self._observer = Observer(settings)
-        self._schemas = Schemas(f"http://{LOCALHOST}:{settings.serve_port}")
+        self._schemas = Schemas(gateway_directory(settings.home))
         self._lock = asyncio.Lock()
         self._snapshot = Snapshot()
         self._taken = float("-inf")

@@ -14,9 +14,10 @@ from typing import Any
 from modelserve.config.routes import Served, Share
 from modelserve.errors import UserError
 from modelserve.gateway.haproxy import SERVED, Written, gateway_directory, read_served
+from modelserve.gateway.targets import Target, Targets
 from modelserve.serve.api import RayAPI
 from modelserve.serve.contract import SCHEMA_PATH
-from modelserve.serve.status import FAILURES, SCALING, ApplicationStatus, Replica, Statuses, statuses_of
+from modelserve.serve.status import FAILURES, MIGRATING, SCALING, ApplicationStatus, Replica, Statuses, statuses_of
 from modelserve.settings import Settings
 from modelserve.util.http import direct_opener
 
@@ -26,7 +27,7 @@ PROBE_TIMEOUT_S = 2.0
 PROBES = 32
 LOCALHOST = "127.0.0.1"
 # Serve sends requests to replicas in these states.
-SERVING = ("RUNNING", "PENDING_MIGRATION")
+SERVING = ("RUNNING", MIGRATING)
 # In these, Serve has just lost sight of a replica, or changes it in place.
 UNSURE = ("RECOVERING", "UPDATING")
 _OPENER = direct_opener()
@@ -88,14 +89,14 @@ def judge(details: ApplicationStatus | None, unreachable: Container[str] = ()) -
 
     Args:
         details: the application in Serve, None where Serve does not know it.
-        unreachable: addresses of nodes that do not answer. Serve keeps the replicas of a lost host for half a minute.
+        unreachable: ids of replicas that accept no connection. Serve keeps those of a lost host for half a minute.
     """
     if details is None:
         return Readiness(False, "Serve does not run it", 0)
     deployments = details.deployments.values()
     states = Counter(replica.state for replica in details.replicas)
     serving = serving_replicas(details)
-    running = sum(replica.node_ip not in unreachable for replica in serving)
+    running = sum(replica.replica_id not in unreachable for replica in serving)
     if running:
         target = max(details.target_num_replicas, running)
         return Readiness(True, f"{running} of {target} replicas running", running)
@@ -119,25 +120,22 @@ class Observer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._served_file = gateway_directory(settings.home) / SERVED
-        self._serve_port = settings.serve_port
+        self._gateway = gateway_directory(settings.home)
         self._api = RayAPI(settings, API_TIMEOUT_S)
         # In parallel: an address that does not answer delays no other.
         self._pool = ThreadPoolExecutor(PROBES, thread_name_prefix="probe")
-        # Addresses of the ingresses, as Serve told them last.
-        self._hosts: tuple[str, ...] = (LOCALHOST,)
 
     def snapshot(self) -> Snapshot:
         """Return what is served now, and whether it is ready."""
         try:
-            served = read_served(self._served_file)
+            served = read_served(self._gateway / SERVED)
         except UserError as error:
             return Snapshot(degraded_reason=str(error))
         if served is None:
             return Snapshot()
         shares = shares_of(served)
         try:
-            applications = self._applications()
+            applications = statuses_of(self._api.serve_details())
         except UserError as error:
             reason = f"{error.problems[0].message}: each algorithm was asked directly"
             return Snapshot(served, None, self._probe_all(shares), reason)
@@ -146,49 +144,41 @@ class Observer:
         probed = self._probe_all({name: share for name, share in shares.items() if judged[name] is None})
         return Snapshot(served, applications, {name: judged[name] or probed[name] for name in shares})
 
-    def _applications(self) -> Statuses:
-        """Return Serve's details of the applications by name.
-
-        Raises:
-            UserError: Ray's API does not answer.
-        """
-        details = self._api.serve_details()
-        proxies = (proxy.get("node_ip") for proxy in (details.get("proxies") or {}).values())
-        self._hosts = tuple(dict.fromkeys([LOCALHOST, *(host for host in proxies if host)]))
-        return statuses_of(details)
-
     def _unreachable(self, applications: Statuses) -> set[str]:
-        """Return the addresses of nodes that have replicas, and whose ingress accepts no connection."""
-        addresses = {replica.node_ip for details in applications.values() for replica in serving_replicas(details)}
-        hosts = [host for host in addresses if host]
-        return {host for host, accepts in zip(hosts, self._pool.map(self._accepts, hosts), strict=True) if not accepts}
-
-    def _accepts(self, host: str) -> bool:
-        try:
-            socket.create_connection((host, self._serve_port), CONNECT_TIMEOUT_S).close()
-        except OSError:
-            return False
-        return True
+        """Return the ids of replicas that should answer and accept no connection."""
+        serving = {replica.replica_id for details in applications.values() for replica in serving_replicas(details)}
+        known = Targets.load(self._gateway).algorithms.values()
+        targets = [target for group in known for target in group if target.replica in serving]
+        answers = self._pool.map(_accepts, targets)
+        return {target.replica for target, accepts in zip(targets, answers, strict=True) if not accepts}
 
     def _probe_all(self, shares: Mapping[str, Share]) -> dict[str, Readiness]:
         return dict(zip(shares, self._pool.map(self._probe, shares.values()), strict=True))
 
     def _probe(self, share: Share) -> Readiness:
-        """Send an algorithm a request through the ingress of one node after the other, until a replica answers."""
+        """Send a request to one replica of an algorithm after the other, until one answers."""
         deadline = time.monotonic() + PROBE_TIMEOUT_S
-        problem = "no ingress answers"
-        for host in self._hosts:
+        problem = "no replica is known"
+        for target in Targets.load(self._gateway).of(share.backend):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
             try:
-                get(f"http://{host}:{self._serve_port}{share.prefix}{SCHEMA_PATH}", left_s)
+                get(f"http://{target.endpoint}{share.prefix}{SCHEMA_PATH}", left_s)
                 return Readiness(True, "it answers, asked directly")
             except urllib.error.HTTPError as error:
                 problem = f"asked directly, the answer is {error.code}"
             except (OSError, ValueError) as error:
                 problem = f"asked directly, it does not answer: {getattr(error, 'reason', error)}"
         return Readiness(False, problem)
+
+
+def _accepts(target: Target) -> bool:
+    try:
+        socket.create_connection((target.address, target.port), CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def shares_of(served: Served) -> dict[str, Share]:

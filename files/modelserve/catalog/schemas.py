@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from modelserve.catalog.openapi import UNTYPED, Algorithm
+from modelserve.catalog.openapi import JSON, UNTYPED, Algorithm
 from modelserve.catalog.readiness import get, serving_replicas
 from modelserve.config.routes import Share
+from modelserve.gateway.targets import Targets
 from modelserve.serve.contract import SCHEMA_PATH, UserConfig
 from modelserve.serve.status import ApplicationStatus, Statuses, at_target, status_text
 
@@ -47,11 +49,11 @@ class Schemas:
     """A cache of the algorithms' schemas. A replica is asked when the configuration has changed.
 
     Args:
-        ingress: URL of Serve's ingress.
+        gateway: the directory of the head's gateway, which knows the replicas.
     """
 
-    def __init__(self, ingress: str) -> None:
-        self._ingress = ingress
+    def __init__(self, gateway: Path) -> None:
+        self._gateway = gateway
         self._entries: dict[str, _Entry] = {}
 
     def algorithms(self, shares: Iterable[Share], applications: Statuses, current: bool) -> dict[str, Algorithm]:
@@ -86,14 +88,24 @@ class Schemas:
             queue=options.max_queued_requests,
             timeout_s=options.request_timeout,
             note="" if schemas else "Its types are known once a replica runs.",
+            consumes=_media_types(schemas.get("consumes")),
+            produces=_media_types(schemas.get("produces")),
         )
 
     def _request(self, share: Share) -> Mapping[str, Any] | None:
-        try:
-            document = json.loads(get(f"{self._ingress}{share.prefix}{SCHEMA_PATH}", TIMEOUT_S))
-        except (OSError, ValueError):
-            return None
-        return document if isinstance(document, dict) else None
+        for target in Targets.load(self._gateway).of(share.backend):
+            if target.serving:
+                try:
+                    document = json.loads(get(f"http://{target.endpoint}{share.prefix}{SCHEMA_PATH}", TIMEOUT_S))
+                except (OSError, ValueError):
+                    continue
+                return document if isinstance(document, dict) else None
+        return None
+
+
+def _media_types(value: Any) -> tuple[str, ...]:
+    """Return the media types of a schema document; one of an older version has none, and knows JSON alone."""
+    return tuple(value) if isinstance(value, list) and value else (JSON,)
 
 
 def _is_updated(details: ApplicationStatus) -> bool:

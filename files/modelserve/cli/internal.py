@@ -23,15 +23,12 @@ def register(command: Command) -> None:
     add_wait(node, HEALTH_WAIT)
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container.")
-    gateway.add_argument("action", choices=("run", "health", "refresh", "sync"))
+    gateway.add_argument("action", choices=("run", "health", "refresh", "sync", "sync-health"))
     gateway.add_argument("--head", default="", help="for sync: address of the head (default: this host is the head)")
     gateway.add_argument("--name", default="", help="for sync: name of this host in the inventory")
     add_wait(gateway, HEALTH_WAIT)
     catalog = command("catalog", _catalog, "Run the catalog of what is served and ready in this container.")
     catalog.add_argument("action", choices=("run", "health"))
-    catalog.add_argument(
-        "--serve-port", type=int, metavar="PORT", help="for run: port of Serve's ingress (default: the settings')"
-    )
     catalog.add_argument("--address", help="for run: address to listen on (default: loopback)")
     add_wait(catalog, HEALTH_WAIT)
     store = command("store", _store, "Serve the store to the workers from this container.")
@@ -64,6 +61,8 @@ def _gateway(options: argparse.Namespace) -> None:
     settings = Settings.load()
     if options.action == "health":
         _wait_for(options.wait, Proxy(settings.home).health)
+    elif options.action == "sync-health":
+        _wait_for(options.wait, lambda: sync_agent.health(settings.home))
     elif options.action == "run":
         Proxy(settings.home).run()
     elif options.action == "sync":
@@ -80,8 +79,7 @@ def _catalog(options: argparse.Namespace) -> None:
     if options.action == "health":
         _wait_for(options.wait, app.health)
     else:
-        port = {} if options.serve_port is None else {"serve_port": options.serve_port}
-        app.run(settings.model_copy(update=port), options.address or app.ADDRESS)
+        app.run(settings, options.address or app.ADDRESS)
 
 
 def _wait_for(seconds: float, check: Callable[[], None], state: Callable[[], str] = str) -> None:

@@ -18,6 +18,38 @@ ALGORITHM_HEADER = "X-Modelserve-Algorithm"
 FULL_WEIGHT = 100  # a section without a weight gets what the others leave of it
 
 
+class Limits(BaseModel):
+    """What the gateway keeps to in the requests of an algorithm. The defaults are those of releases without limits.
+
+    Attributes:
+        max_ongoing_requests: requests that a replica has at the same time; the others wait in the gateway's queue.
+        max_queued_requests: longest queue, per replica; None: no limit.
+        request_timeout: seconds that a replica has for a request, and that a request waits for a replica; None: no
+            limit.
+        retry_unanswered: whether a request is sent once more where its replica died before the first byte of an answer.
+        scales: whether the number of replicas follows the load, and they learn how many requests wait.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    max_ongoing_requests: int = 100
+    max_queued_requests: int | None = None
+    request_timeout: float | None = None
+    retry_unanswered: bool = False
+    scales: bool = False
+
+    @classmethod
+    def of(cls, section: Section) -> Limits:
+        """Return the limits of a section."""
+        return cls(
+            max_ongoing_requests=section.concurrency,
+            max_queued_requests=section.max_queued_requests,
+            request_timeout=section.request_timeout,
+            retry_unanswered=section.retry_unanswered,
+            scales=section.max_replicas is not None,
+        )
+
+
 class Share(BaseModel):
     """An algorithm behind a route.
 
@@ -25,6 +57,7 @@ class Share(BaseModel):
         name: the section's name.
         prefix: its path in Serve.
         weight: its part of the route's requests, relative to the others; 0 gets only requests that name it.
+        limits: what the gateway keeps to.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -32,6 +65,12 @@ class Share(BaseModel):
     name: str
     prefix: str
     weight: int = 1
+    limits: Limits = Limits()
+
+    @property
+    def backend(self) -> str:
+        """The algorithm in the gateway's rules and headers: its prefix, which is ASCII, without the slash."""
+        return self.prefix.lstrip("/")
 
 
 Routes = dict[str, tuple[Share, ...]]
@@ -115,6 +154,7 @@ def routes_of(sections: Iterable[Section]) -> Routes:
                 name=section.name,
                 prefix=prefix_of(section.name),
                 weight=1 if alone else FULL_WEIGHT - total if section.weight is None else section.weight,
+                limits=Limits.of(section),
             )
             for section in group
         )

@@ -33,12 +33,19 @@ def contradictions(section: Section, own: Container[str]) -> Iterator[Contradict
         if key in own and (needed not in section.model_fields_set or getattr(section, needed) is None):
             yield Contradiction((key,), f"means nothing without {needed}", f"Add {needed}, or remove it")
     yield from _of_scaling(section)
-    if section.batch_size > section.max_ongoing_requests:
+    if section.batch_size > section.concurrency:
         yield Contradiction(
             ("batch_size", "max_ongoing_requests"),
-            f"batch_size ({section.batch_size}) is more than max_ongoing_requests ({section.max_ongoing_requests}): "
+            f"batch_size ({section.batch_size}) is more than max_ongoing_requests ({section.concurrency}): "
             "a replica never has so many requests",
             f"Write max_ongoing_requests = {section.batch_size} or more",
+        )
+    if 0 < section.memory_limit < section.memory:
+        yield Contradiction(
+            ("memory_limit", "memory"),
+            f"memory_limit ({section.memory_limit} bytes) is less than memory ({section.memory} bytes): a replica ends "
+            "before it uses what it reserves",
+            "Raise memory_limit or lower memory",
         )
 
 
@@ -56,10 +63,10 @@ def _of_scaling(section: Section) -> Iterable[Contradiction]:
             f"replicas ({section.replicas}) is not between min_replicas ({low}) and max_replicas ({high})",
             "With max_replicas it is the number a deploy starts: correct it, or remove it",
         )
-    if section.target_ongoing_requests > section.max_ongoing_requests:
+    if section.target_ongoing_requests > section.concurrency:
         yield Contradiction(
             ("target_ongoing_requests", "max_ongoing_requests"),
             f"target_ongoing_requests ({section.target_ongoing_requests:g}) is more than max_ongoing_requests "
-            f"({section.max_ongoing_requests}): a replica never holds so many",
+            f"({section.concurrency}): a replica never holds so many",
             "Lower the one or raise the other",
         )

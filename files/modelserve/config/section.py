@@ -6,11 +6,16 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from modelserve.config import values
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# Requests wait in the gateway, in one queue per algorithm, for whichever replica is free first; one that dies takes few
+# along. A replica needs as many as keep it busy while answers travel: 16 are as fast as 100 (docs/decisions.md), and
+# two batches keep a batching one busy.
+DEFAULT_CONCURRENCY = 16
+DRAIN_S, LEAST_DRAIN_S = 600.0, 60.0
 # Paths that Ray Serve ("-") or the gateway answer themselves.
 RESERVED_ROUTES = ("-", "healthz", "readyz", "docs", "openapi.json", "metrics")
 
@@ -55,6 +60,12 @@ class Section(BaseModel):
         le=2**50,
         description="Memory reserved per replica: `512MiB`, `2GiB`, `1GB`, or bytes; 0 reserves none.",
     )
+    memory_limit: int = Field(
+        0,
+        ge=0,
+        le=2**50,
+        description="Memory above which a replica ends and is replaced, written as `memory` is. Empty or 0: no limit.",
+    )
     labels: dict[str, str] = Field(
         {}, description="Hosts it may run on: `key=value, ...`; `modelserve.node=!worker_1` is every other host."
     )
@@ -69,17 +80,34 @@ class Section(BaseModel):
         ("GET",), description="HTTP methods, comma separated; parameters are the JSON body."
     )
     warmup: dict[str, Any] | None = Field(
-        None, description="A JSON request asked of each new replica before it takes traffic, and by the smoke test."
+        None,
+        description="A JSON request sent to each new replica before it takes traffic, and by the smoke test; "
+        '`{"file": "cat.png"}` is a file of the package, for an inference that takes one.',
     )
     user_config: Any = Field(None, description="JSON given to the class's `reconfigure`; a change restarts nothing.")
-    max_ongoing_requests: int = Field(
-        100, ge=1, le=1_000_000, description="Requests a replica holds at the same time; more wait in its queue."
+    max_ongoing_requests: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests a replica has at the same time; the others wait in the gateway. Empty: 16, or twice "
+        "`batch_size`.",
     )
     max_queued_requests: int | None = Field(
         None, ge=1, le=1_000_000, description="Requests that queue per replica; more get 429 at once. Empty: no limit."
     )
     request_timeout: float | None = Field(
         None, gt=0, le=86400, description="Seconds a replica has for a request before it answers 504. Empty: no limit."
+    )
+    drain_timeout: float | None = Field(
+        None,
+        gt=0,
+        le=90000,
+        description="Seconds a replaced replica has to finish its requests. Empty: `request_timeout` and 10 s, at "
+        "least 60 s; without it 10 minutes.",
+    )
+    retry_unanswered: bool = Field(
+        False,
+        description="`true`: a request whose replica died before it answered is sent once more, to another replica.",
     )
     batch_size: int = Field(
         1, ge=1, le=100_000, description="Requests given to `_model_inference_batch` at once, at most."
@@ -96,14 +124,31 @@ class Section(BaseModel):
     )
     enabled: bool = Field(True, description="`false`: checked, but served no more than if it were commented out.")
 
-    @field_validator("max_replicas", "max_queued_requests", "request_timeout", "weight", mode="before")
+    @property
+    def concurrency(self) -> int:
+        """Requests that a replica has at the same time."""
+        return self.max_ongoing_requests or max(DEFAULT_CONCURRENCY, 2 * self.batch_size)
+
+    @property
+    def drain_timeout_s(self) -> float:
+        """Seconds that a replaced replica has to finish its requests."""
+        if self.drain_timeout is not None:
+            return self.drain_timeout
+        return DRAIN_S if self.request_timeout is None else max(LEAST_DRAIN_S, self.request_timeout + 10)
+
+    @field_validator(
+        *("max_replicas", "max_ongoing_requests", "max_queued_requests", "request_timeout", "drain_timeout", "weight"),
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value  # so that a section can lift what [DEFAULTS] sets
 
-    @field_validator("memory", mode="before")
+    @field_validator("memory", "memory_limit", mode="before")
     @classmethod
-    def _bytes(cls, value: Any) -> Any:
+    def _bytes(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "" and info.field_name == "memory_limit":
+            return 0  # so that a section can lift what [DEFAULTS] sets
         return values.bytes_of(value) if isinstance(value, str) else value
 
     @field_validator("labels", mode="before")

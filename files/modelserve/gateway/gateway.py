@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from modelserve.config.routes import Served
-from modelserve.gateway import config
+from modelserve.errors import UserError
+from modelserve.gateway import config, targets
 from modelserve.gateway.haproxy import Configuration, Proxy
-from modelserve.gateway.remote import RemoteGateways
+from modelserve.gateway.remote import RemoteGateways, behind
 from modelserve.security.keys import Keys
+from modelserve.serve.api import RayAPI
 from modelserve.settings import Settings
+
+TARGETS_TIMEOUT_S = 30.0
+POLL_S = 0.1
 
 
 def _silent(_: str) -> None:
@@ -75,6 +81,41 @@ class Gateway:
         with self._lock():
             served = self.served()
             return served is not None and self._configure(served)
+
+    def wait_for_replicas(self, ray: RayAPI, prefixes: Iterable[str]) -> None:
+        """Return when every gateway sends requests to the replicas that Serve has of some algorithms.
+
+        Args:
+            ray: client of the head's API.
+            prefixes: the algorithms' paths in Serve.
+
+        Raises:
+            UserError: a gateway does not have them in time.
+        """
+        deadline = time.monotonic() + TARGETS_TIMEOUT_S
+        waiting = {prefix.strip("/") for prefix in prefixes}
+        while waiting:
+            listed = targets.observe(ray.serve_details(), targets.Targets())
+            # An algorithm whose replicas have all died since is Serve's to start again.
+            expected = {name: listed.version(name) for name in waiting if listed.of(name)}
+            late = self._behind(expected)
+            waiting &= {*late}
+            if waiting and time.monotonic() > deadline:
+                names, host = ", ".join(sorted(waiting)), late[min(waiting)]
+                raise UserError(
+                    f"the gateway on {host} does not send requests to the replicas of {names}",
+                    "See 'docker logs modelserve_gateway_sync' there",
+                )
+            if waiting:
+                time.sleep(POLL_S)
+
+    def _behind(self, expected: dict[str, str]) -> dict[str, str]:
+        """Return the algorithms whose replicas a gateway does not have, each with the gateway's host."""
+        written = self._proxy.written()
+        if written is None:
+            return {}
+        own = dict.fromkeys(behind(written.url, expected), "the head")
+        return own | self._remote.behind(expected, written.port)
 
     def name_release(self, number: int) -> None:
         """Write the release's number into the lines of the log from now on, without a reload."""

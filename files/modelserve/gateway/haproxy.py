@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import socket
 import sys
 import time
 import urllib.error
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelserve.config.routes import Served
 from modelserve.errors import Problem, UserError
+from modelserve.gateway.targets import Target, Targets
 from modelserve.util.files import write_atomically
 from modelserve.util.http import local_opener
 
 HEALTH_PATH = "/healthz"
 # Header of /healthz: the version of the configuration that answers.
 VERSION_HEADER = "X-Modelserve-Configuration"
+# And the version of the replicas that it has of the algorithm in the query: /healthz?algorithm=<name>.
+TARGETS_HEADER = "X-Modelserve-Targets"
 SERVED = "served.json"
+LOADED = "configuration.json"
 RELEASE_FILE = "release.map"
+VERSIONS_FILE = "targets.map"
 NO_RELEASE = "-"
+# Stands in a configuration's text for the servers of a backend: its name, and their options.
+_SERVERS = re.compile(r"^ *@SERVERS (\S+) (.*)@$", re.MULTILINE)
+BACKEND_PREFIX = "algorithm:"
 WAIT_S = 0.25
+COMMAND_TIMEOUT_S = 30.0
 # The controller's user writes and HAProxy reads, as root for its port but without root's rights, in the same group.
 PRIVATE = 0o640
 # Files that a configuration names. Names carry the content's hash, so that the old configuration keeps its own files.
-NAMED = ("tls-*.pem", "clients-*.map")
+NAMED = ("tls-*.pem", "clients-*.map", "routes-*.map", "choices-*.map")
 
 
 class Written(Served):
@@ -46,7 +58,7 @@ class Configuration(BaseModel):
     """A configuration of a gateway.
 
     Attributes:
-        text: HAProxy's configuration file.
+        text: HAProxy's configuration file, with a line in the place of each backend's servers.
         version: hash of the text; a header of ``/healthz``.
         files: content by name of the files that ``text`` names, in the same directory.
         written: content of ``served.json``.
@@ -61,6 +73,24 @@ class Configuration(BaseModel):
     written: Written
     release: str = NO_RELEASE
 
+    def backends(self) -> dict[str, str]:
+        """Return the options of a server by algorithm."""
+        return {name.removeprefix(BACKEND_PREFIX): options for name, options in _SERVERS.findall(self.text)}
+
+    def with_servers(self, targets: Targets) -> str:
+        """Return the text of HAProxy's configuration with the replicas as servers."""
+
+        def servers(match: re.Match[str]) -> str:
+            kept = configured(targets.of(match[1].removeprefix(BACKEND_PREFIX)))
+            return "\n".join(f"    server {target.replica} {target.endpoint} {match[2]}" for target in kept)
+
+        return _SERVERS.sub(servers, self.text)
+
+
+def configured(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Return the replicas that HAProxy starts with: those that do not stop; all, where all stop."""
+    return tuple(target for target in targets if not target.stopping) or targets
+
 
 class Proxy:
     """The HAProxy of this host.
@@ -74,6 +104,7 @@ class Proxy:
     def __init__(self, home: Path) -> None:
         self.directory = gateway_directory(home)
         self._config = self.directory / "haproxy.cfg"
+        self._loaded = self.directory / LOADED
         self._served = self.directory / SERVED
         self._release = self.directory / RELEASE_FILE
         self._socket = self.directory / "master.sock"
@@ -98,23 +129,55 @@ class Proxy:
         if now is not None and now.port != configuration.written.port:
             _refuse_taken(configuration.text, configuration.written.port)
         self.set_release(configuration.release)
-        old = self._config.read_text() if self._config.exists() else None
-        if configuration.text != old:
-            for name, content in configuration.files.items():
-                write_atomically(self.directory / name, content, PRIVATE)
-            write_atomically(self._config, configuration.text, PRIVATE)
-            try:
-                self._reload()
-            except UserError:
-                if old is None:
-                    self._config.unlink()
-                else:
-                    write_atomically(self._config, old, PRIVATE)
-                raise
-            self._remove_files_except(configuration.files)
+        with self.lock():
+            old = self.loaded()
+            changed = old is None or configuration.text != old.text or not self._config.exists()
+            if changed:
+                self._replace(configuration)
         if configuration.written != now:
             write_atomically(self._served, configuration.written.model_dump_json(indent=1) + "\n")
-        return configuration.text != old
+        return changed
+
+    def _replace(self, configuration: Configuration) -> None:
+        old = self._config.read_text() if self._config.exists() else None
+        for name, content in configuration.files.items():
+            write_atomically(self.directory / name, content, PRIVATE)
+        if not (self.directory / VERSIONS_FILE).exists():
+            write_atomically(self.directory / VERSIONS_FILE, "")
+        write_atomically(self._config, configuration.with_servers(Targets.load(self.directory)), PRIVATE)
+        try:
+            self._reload()
+        except UserError:
+            if old is None:
+                self._config.unlink()
+            else:
+                write_atomically(self._config, old, PRIVATE)
+            raise
+        write_atomically(self._loaded, configuration.model_dump_json(exclude={"files"}), PRIVATE)
+        self._remove_files_except(configuration.files)
+
+    def loaded(self) -> Configuration | None:
+        """Return the configuration that was loaded last, without its files; None where there is none."""
+        try:
+            return Configuration.model_validate_json(self._loaded.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def write_servers(self, targets: Targets) -> None:
+        """Write the replicas into the file with which HAProxy starts and reloads; a running one is not told."""
+        loaded = self.loaded()
+        if loaded is not None:
+            text = loaded.with_servers(targets)
+            if not self._config.exists() or self._config.read_text() != text:
+                write_atomically(self._config, text, PRIVATE)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep the controller, which loads configurations, apart from the sync agent, which changes servers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "servers.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
     def _remove_files_except(self, names: Container[str]) -> None:
         for file in (file for pattern in NAMED for file in self.directory.glob(pattern)):
@@ -135,8 +198,12 @@ class Proxy:
             return False
         # HAProxy looks the release up for every line: a running one needs no reload.
         write_atomically(self._release, f"release {release}\n")
-        self._send(f"@1 set map {self._release} release {release}")
+        self.command(f"set map {self._release} release {release}")
         return True
+
+    def command(self, command: str) -> str:
+        """Return the running HAProxy's answer to a command of its management guide; empty where it does not run."""
+        return self._send(f"@1 {command}").strip()
 
     def run(self) -> None:
         """Replace this process with HAProxy, after waiting for a first configuration."""
@@ -149,10 +216,10 @@ class Proxy:
         os.execvp("haproxy", ["haproxy", "-W", "-db", "-S", f"{self._socket},mode,660", "-f", str(self._config)])
 
     def health(self) -> None:
-        """Return when the gateway answers and reaches an ingress.
+        """Return when the gateway answers.
 
         Raises:
-            UserError: it does not answer, or reaches no ingress.
+            UserError: it does not answer, or has no configuration.
         """
         written = self.written()
         if written is None or not self._is_configured():
@@ -161,7 +228,7 @@ class Proxy:
         try:
             local_opener().open(url, timeout=5).close()
         except urllib.error.HTTPError as error:
-            raise UserError(f"the gateway answers {error.code}: it reaches no Serve ingress") from None
+            raise UserError(f"what answers at {url} is not the gateway: {error.code}", "Stop it") from None
         except OSError as error:
             raise UserError(f"the gateway does not answer at {url}: {getattr(error, 'reason', error)}") from None
 
@@ -183,15 +250,21 @@ class Proxy:
 
         Returns:
             HAProxy's answer; empty where it does not run. It reads its files when it starts.
+
+        Raises:
+            UserError: it does not answer in time.
         """
         try:
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(30)
+                connection.settimeout(COMMAND_TIMEOUT_S)
                 connection.connect(str(self._socket))
                 connection.sendall(f"{command}\n".encode())
                 connection.shutdown(socket.SHUT_WR)  # a worker would keep the connection open for more commands
                 return b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")
-        except (FileNotFoundError, ConnectionRefusedError):
+        except TimeoutError:
+            message = f"the gateway's HAProxy does not answer '{command}' in {COMMAND_TIMEOUT_S:g} s"
+            raise UserError(message, "Restart the container modelserve_gateway") from None
+        except (FileNotFoundError, ConnectionError):  # it starts, or its master process executes itself again
             return ""
 
 

@@ -19,13 +19,22 @@ from http.client import HTTPException
 from cryptography.fernet import Fernet, InvalidToken
 
 from modelserve.errors import UserError
-from modelserve.gateway.haproxy import HEALTH_PATH, VERSION_HEADER, Configuration, reachable, url_of
+from modelserve.gateway.haproxy import (
+    HEALTH_PATH,
+    TARGETS_HEADER,
+    VERSION_HEADER,
+    Configuration,
+    reachable,
+    url_of,
+)
+from modelserve.gateway.targets import Targets
 from modelserve.settings import RemoteGateway, Settings
 from modelserve.util.files import write_atomically
 from modelserve.util.http import local_opener
 
 Progress = Callable[[str], None]
 DIRECTORY = "gateways"  # below the store
+TARGETS = "@targets"  # no host in an inventory has such a name
 DOWN_AFTER_S = 3
 STALE_AFTER_S = 20
 _POLL_S = 0.1
@@ -65,7 +74,7 @@ class RemoteGateways:
         """
         directory = self._settings.home / "store" / DIRECTORY
         for file in directory.glob("*"):
-            if file.name not in configurations:
+            if file.name not in configurations and file.name != TARGETS:
                 file.unlink()
         changed = False
         for name, configuration in configurations.items():
@@ -101,15 +110,32 @@ class RemoteGateways:
                 "See 'docker logs modelserve_gateway_sync' there, then apply again",
             )
 
-    def _wait(self, name: str, configuration: Configuration) -> State:
+    def behind(self, expected: Mapping[str, str], port: int) -> dict[str, str]:
+        """Return the algorithms whose replicas a gateway that is up does not have, each with the gateway's host.
+
+        Args:
+            expected: by algorithm: the version of its replicas.
+            port: the port that clients call.
+        """
+        names = [name for name, gateway in self._settings.gateways.items() if _public_address(gateway)]
+        if not names or not expected:
+            return {}
+        with ThreadPoolExecutor(min(len(names), _PARALLEL), thread_name_prefix="gateway") as pool:
+            found = pool.map(lambda name: behind(self._url(name, port), expected), names)
+            return {algorithm: name for name, missing in zip(names, found, strict=True) for algorithm in missing}
+
+    def _url(self, name: str, port: int) -> str:
         gateway = self._settings.gateways[name]
         public = _public_address(gateway)
         host = gateway.address if reachable(public) != public else public
-        url = url_of(host, configuration.written.port, configuration.written.url.startswith("https"))
+        return url_of(host, port, self._settings.gateway_tls)
+
+    def _wait(self, name: str, configuration: Configuration) -> State:
+        url = self._url(name, configuration.written.port)
         started = time.monotonic()
         answered = False
         while True:
-            version = _version(url + HEALTH_PATH)
+            version = _header(url + HEALTH_PATH, VERSION_HEADER)
             if version == configuration.version:
                 return State.CURRENT
             answered |= version is not None
@@ -126,13 +152,28 @@ def _public_address(gateway: RemoteGateway) -> str:
     return next((address for address in gateway.bind if address not in _LOOPBACK), "")
 
 
-def _version(url: str) -> str | None:
-    """Return the version of the configuration that answers; None where none does."""
+def behind(url: str, expected: Mapping[str, str]) -> list[str]:
+    """Return the algorithms whose replicas a gateway does not have; none where it is down.
+
+    Args:
+        url: the gateway's URL.
+        expected: by algorithm: the version of its replicas.
+    """
+    missing = []
+    for algorithm, version in expected.items():
+        answer = _header(f"{url}{HEALTH_PATH}?algorithm={algorithm}", TARGETS_HEADER)
+        if answer is not None and answer != version:
+            missing.append(algorithm)
+    return missing
+
+
+def _header(url: str, name: str) -> str | None:
+    """Return a header of an answer, empty where it has none; None where there is no answer."""
     try:
         with local_opener().open(url, timeout=2) as response:
-            return str(response.headers.get(VERSION_HEADER, ""))
-    except urllib.error.HTTPError as error:  # the gateway is up, and reaches no ingress
-        return str(error.headers.get(VERSION_HEADER, ""))
+            return str(response.headers.get(name, ""))
+    except urllib.error.HTTPError as error:
+        return str(error.headers.get(name, ""))
     except (OSError, HTTPException):
         return None
 
@@ -149,3 +190,18 @@ def decrypt(settings: Settings, encrypted: bytes) -> str | None:
         return _cipher(settings).decrypt(encrypted).decode()
     except InvalidToken:
         return None
+
+
+def publish_targets(settings: Settings, targets: Targets) -> None:
+    """Write the replicas into the store, where there are gateways on other hosts.
+
+    Args:
+        settings: the head's settings.
+        targets: the replicas.
+    """
+    file = settings.home / "store" / DIRECTORY / TARGETS
+    if not file.parent.is_dir():
+        return
+    text = targets.model_dump_json()
+    if not (file.exists() and decrypt(settings, file.read_bytes()) == text):
+        write_atomically(file, _cipher(settings).encrypt(text.encode()).decode(), 0o600)

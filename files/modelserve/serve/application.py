@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from modelserve import hashing
-from modelserve.config.routes import prefix_of
+from modelserve.config.routes import Limits, prefix_of
 from modelserve.config.section import Section
 from modelserve.serve.contract import AppArgs, UserConfig
 
 IMPORT_PATH = "modelserve.serving:build"
 # Time until Serve notices a dead replica; its default is 10.
 HEALTH_CHECK_PERIOD_S = 2
-# A stopping replica may finish its requests for this long.
-GRACE_S = 60
-# For a client that max_queued_requests turns away: replicas work off a queue in seconds.
-RETRY_AFTER_S = 1
+# Serve replaces a replica whose event loop does not answer for three times this long.
+HEALTH_CHECK_TIMEOUT_S = 30
 SURGE_PERCENT = {"rolling": 100, "recreate": 0}
 
 
@@ -141,6 +139,7 @@ class Application:
         replicas: number of replicas where ``autoscaling`` is None.
         autoscaling: limits of the number of replicas.
         max_ongoing_requests: requests that a replica holds at the same time.
+        drain_timeout_s: seconds that a stopping replica has to finish its requests.
         update: ``rolling`` starts new replicas before old ones stop, ``recreate`` stops the old ones first.
     """
 
@@ -156,6 +155,7 @@ class Application:
     replicas: int
     autoscaling: Autoscaling | None
     max_ongoing_requests: int
+    drain_timeout_s: float
     update: str
     # The document that it was read from. Serve restarts replicas when a document differs, so an application that
     # another version made is given back as it was.
@@ -183,6 +183,7 @@ class Application:
             identity=hashing.of_value(fixed),
             request_timeout=section.request_timeout,
             max_queued_requests=section.max_queued_requests,
+            retry_unanswered=section.retry_unanswered,
         )
         return cls(
             name=section.name,
@@ -196,7 +197,8 @@ class Application:
             resources=resources,
             replicas=section.replicas,
             autoscaling=Autoscaling.from_section(section),
-            max_ongoing_requests=section.max_ongoing_requests,
+            max_ongoing_requests=section.concurrency,
+            drain_timeout_s=section.drain_timeout_s,
             update=section.update,
         )
 
@@ -226,6 +228,7 @@ class Application:
                 replicas=int(deployment.get("num_replicas") or 1),
                 autoscaling=Autoscaling.from_serve(deployment.get("autoscaling_config")),
                 max_ongoing_requests=deployment.get("max_ongoing_requests", 100),
+                drain_timeout_s=deployment.get("graceful_shutdown_timeout_s", 60),
                 update="recreate" if deployment.get("max_surge_percent") == 0 else "rolling",
                 _document=copy.deepcopy(dict(document)),
             )
@@ -269,23 +272,33 @@ class Application:
 
     def _deployment(self) -> dict[str, Any]:
         scaling = self.autoscaling
-        queue = self.user_config.max_queued_requests
-        limits = {"status_code": 429, "retry_after_s": RETRY_AFTER_S}
         return {
             "name": self.name,
             **({"num_replicas": self.replicas} if scaling is None else {"autoscaling_config": scaling.to_serve()}),
             "max_ongoing_requests": self.max_ongoing_requests,
-            **({} if queue is None else {"max_queued_requests": queue, "backpressure_config": limits}),
             # With a surge, new replicas answer before old ones stop: no request is lost, a failed update does no harm.
             "max_surge_percent": SURGE_PERCENT[self.update],
             "health_check_period_s": HEALTH_CHECK_PERIOD_S,
-            "graceful_shutdown_timeout_s": GRACE_S,
+            "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+            "graceful_shutdown_timeout_s": self.drain_timeout_s,
             "user_config": self.user_config.to_serve(),
             "ray_actor_options": self.resources.to_serve(),
         }
 
 
 Applications = Mapping[str, Application]
+
+
+def limits_of(application: Application) -> Limits:
+    """Return what the gateway keeps to in an application's requests."""
+    options = application.user_config
+    return Limits(
+        max_ongoing_requests=application.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        request_timeout=options.request_timeout,
+        retry_unanswered=options.retry_unanswered,
+        scales=application.autoscaling is not None,
+    )
 
 
 def args_of(section: Section, package: Path, models: Iterable[Path]) -> AppArgs:
@@ -305,6 +318,7 @@ def args_of(section: Section, package: Path, models: Iterable[Path]) -> AppArgs:
         configured=section.user_config is not None,
         batch_size=section.batch_size,
         batch_wait=section.batch_wait,
+        memory_limit=section.memory_limit,
     )
 
 
@@ -322,10 +336,10 @@ def deploy_document(applications: Iterable[Application], port: int) -> dict[str,
 
     Args:
         applications: everything that Serve runs from then on.
-        port: the port of Serve's own ingress, which is fixed for a cluster's life.
+        port: the port of Serve's own proxy on the head, which is fixed for a cluster's life.
     """
     return {
-        "proxy_location": "EveryNode",
+        "proxy_location": "HeadOnly",
         "http_options": {"host": "0.0.0.0", "port": port},
         "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "applications": [application.to_serve() for application in applications],
