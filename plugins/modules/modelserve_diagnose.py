@@ -323,6 +323,7 @@ class Host:
             execute = ["docker", "exec", container["Id"], "timeout", "-k", "2", str(TIMEOUT_S)]
             for name, argv in (
                 ("status.json", ["modelserve", "status", "--json"]),
+                ("events.json", ["modelserve", "events", "--since", "7d", "--json"]),
                 ("plan.json", ["modelserve", "plan", "--json"]),
                 ("ray-status.txt", ["ray", "status"]),
             ):

@@ -51,6 +51,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+CAP_NET_ADMIN = 12  # linux/capability.h
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
 SYS = "/sys"
 
@@ -267,6 +268,13 @@ def ports_taken(ports: list[int], own: list[str]) -> list[dict[str, Any]]:
     return taken
 
 
+def may_set_firewall() -> bool:
+    """Return whether this process may set nftables rules: the root of a container may not."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> CAP_NET_ADMIN & 1)
+
+
 def main() -> None:
     """Answer Ansible."""
     module = AnsibleModule(
@@ -286,6 +294,7 @@ def main() -> None:
         "docker": engine,
         "python_requests": importlib.util.find_spec("requests") is not None,  # what community.docker needs
         "python_apt": importlib.util.find_spec("apt") is not None,  # what a dry run of apt needs
+        "net_admin": may_set_firewall(),
         "commands": {name: shutil.which(name) for name in module.params["commands"]},
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),

@@ -11,9 +11,13 @@ from typing import Any
 
 from modelserve.errors import UserError
 from modelserve.serve.api import RayAPI
+from modelserve.serve.death_records import read_deaths
+from modelserve.serve.deaths import Death
+from modelserve.serve.log_records import traceback_of
 from modelserve.settings import Settings
 
 POLL_S = 1.0
+DEATHS_POLL_S = 5.0
 # Read again at each poll while following: more than replicas log in between.
 FOLLOWED_LINES = 1000
 MAX_LINES = 100_000
@@ -42,13 +46,14 @@ class Line:
         time_of_day, level = content.get("asctime", "")[11:19], content.get("levelname", "")
         request = f" [{content['request_id']}]" if content.get("request_id") else ""
         # The message of printed text ends with its line end.
-        lines = [text.rstrip("\n") for text in (content["message"], content.get("exc_text")) if text]
+        texts = (content["message"], traceback_of(content))
+        lines = [text.rstrip("\n") for text in texts if text]
         head = " ".join(filter(None, [time_of_day, level, self.node, self.replica]))
         return f"{head}{request}: " + "\n".join(lines)
 
 
 class Logs:
-    """The logs of one algorithm's replicas, read through Ray's dashboard.
+    """The logs of one algorithm's replicas, read through Ray's dashboard, with a line for each replica that died.
 
     Following polls the ends of the files. Ray's log stream (``/api/v0/logs/stream``) is no alternative in Ray 2.60:
     it goes on with the renamed file when Serve rotates a log.
@@ -75,11 +80,11 @@ class Logs:
             raise UserError(f"{name} is not served; what is: {', '.join(sorted(served)) or 'nothing'}")
 
     def last(self, lines: int, request: str = "") -> list[Line]:
-        """Return the last lines of each replica in the order of time.
+        """Return the last lines of each replica in the order of time, and the last deaths among them.
 
         Args:
-            lines: largest number of lines per replica.
-            request: id of a request; only its lines count, from the whole log.
+            lines: largest number of lines per replica, and of deaths.
+            request: id of a request; only its lines count, from the whole log, and no death.
 
         Raises:
             UserError: logs of stopped replicas are read, too, and there is no log at all.
@@ -87,19 +92,21 @@ class Logs:
         logs = self._read(MAX_LINES if request else lines)
         if self._past and not logs:
             raise UserError(f"no node has a log of {self._name}", "See 'modelserve status' for what is served")
-        return _in_order(_last(raws, lines, request) for raws in logs.items())
+        deaths = [] if request else self._deaths()[-lines:]
+        return _in_order([deaths, *(_last(raws, lines, request) for raws in logs.items())])
 
     def follow(self, lines: int, request: str = "") -> Iterator[Line]:
-        """Yield the last lines and then each new one, without end, also of replicas that start later.
+        """Yield the last lines and then each new one, without end, also of replicas that start later and of deaths.
 
         Args:
             lines: largest number of earlier lines per replica.
             request: id of a request; only its lines count.
         """
         known: dict[_Log, list[str]] = {}
+        deaths = iter(()) if request else self._new_deaths(lines)
         first = True
         while True:
-            new = []
+            new = [next(deaths, [])]
             for log, raws in self._read(FOLLOWED_LINES).items():
                 added = _added(known.get(log, []), raws)
                 known[log] = raws or known.get(log, [])  # an empty answer can come from a slow node
@@ -107,6 +114,26 @@ class Logs:
             yield from _in_order(new)
             first = False
             time.sleep(POLL_S)
+
+    def _deaths(self) -> list[Line]:
+        try:
+            return list(map(_line_of, read_deaths(self._ray, self._name)))
+        except UserError:  # the logs themselves matter more
+            return []
+
+    def _new_deaths(self, lines: int) -> Iterator[list[Line]]:
+        """Yield the last deaths, and at each later poll those that came since."""
+        deaths = self._deaths()
+        known = {line.replica for line in deaths}
+        polled = time.monotonic()
+        yield deaths[-lines:]
+        while True:
+            new: list[Line] = []
+            if time.monotonic() - polled >= DEATHS_POLL_S:
+                new = [line for line in self._deaths() if line.replica not in known]
+                known |= {line.replica for line in new}
+                polled = time.monotonic()
+            yield new
 
     def _read(self, lines: int) -> dict[_Log, list[str]]:
         """Return the last lines of each log."""
@@ -157,6 +184,13 @@ def _last(log: tuple[_Log, list[str]], lines: int, request: str) -> list[Line]:
         if not request or request in raw:
             selected.append(Line(source.node, source.replica, content, last_time))
     return selected[-lines:] if lines else []
+
+
+def _line_of(death: Death) -> Line:
+    """Return a death as a line of its replica's log; Serve writes times in the time zone of the container."""
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(death.time)) + f",{int(death.time % 1 * 1000):03}"
+    content = {"asctime": moment, "levelname": "ERROR", "message": f"the replica died: {death.reason}"}
+    return Line(death.node, death.replica_id, content, moment)
 
 
 def _in_order(logs: Iterable[list[Line]]) -> list[Line]:

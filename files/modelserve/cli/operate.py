@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelserve.cli.options import Command, add_wait
+from modelserve.cli.options import Command, add_wait, duration
 from modelserve.cli.output import DONE, FAILED, WRONG, emit, progress_of, to_stderr
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
@@ -40,6 +40,11 @@ def register(command: Command) -> None:
     rollback.add_argument("--allow-downtime", action="store_true", help=ALLOW_DOWNTIME)
     status = command("status", _status, "Show what is served.")
     add_wait(status, "seconds to wait until every algorithm runs")
+    events = command("events", _events, "Show what happened: replicas that died and why, releases, nodes.")
+    events.add_argument("name", nargs="?", default="", help="only what concerns this algorithm")
+    events.add_argument(
+        "--since", type=duration, default="24h", metavar="TIME", help="90s, 15min, 2h, 1d (default: 24h)"
+    )
     check = command("check", _check, "Check conf.ini, algopkg and Model_ZOO; needs no cluster.")
     check.add_argument("--project", type=Path, help="directory that holds them (default: modelserve_home)")
     check.add_argument("--conf", help="conf.ini to check; '-' reads standard input")
@@ -140,10 +145,40 @@ def _status(options: argparse.Namespace) -> int:
     while not _all_run(rows) and time.monotonic() < deadline:
         time.sleep(STATUS_POLL_S)
         rows = controller.status()
+    rows = _with_deaths(rows)
     emit(options, {"algorithms": rows}, lambda: status_table(rows))
     # Without --wait, an algorithm whose replicas still start is no failure.
     started = not options.wait and all(row["status"] in ("RUNNING", "STOPPING") for row in rows)
     return DONE if started or _all_run(rows) else FAILED
+
+
+def _with_deaths(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from modelserve.deploy.status import DEATHS_WITHIN_S, with_deaths
+    from modelserve.serve.api import RayAPI
+    from modelserve.serve.death_records import read_deaths
+
+    now = time.time()
+    try:
+        deaths = read_deaths(RayAPI(Settings.load()), since=now - DEATHS_WITHIN_S)
+    except UserError as error:  # what is served matters more
+        to_stderr(f"warning: Ray does not tell which replicas died: {error}")
+        return rows
+    return with_deaths(rows, deaths, now)
+
+
+def _events(options: argparse.Namespace) -> None:
+    from modelserve.cli.tables import events_table
+    from modelserve.deploy.events import events_of
+    from modelserve.deploy.releases import Releases
+    from modelserve.serve.api import RayAPI
+    from modelserve.serve.death_records import read_deaths
+
+    settings, since = Settings.load(), time.time() - options.since
+    ray = RayAPI(settings)
+    releases = Releases(settings.home / "releases", settings.keep_releases, to_stderr)
+    deaths = read_deaths(ray, options.name, since)
+    events = events_of(deaths, releases, ray.nodes(dead=True), since, options.name)
+    emit(options, {"events": [event.as_dict() for event in events]}, lambda: events_table(events))
 
 
 def _all_run(rows: list[dict[str, Any]]) -> bool:
@@ -179,7 +214,7 @@ def _check(options: argparse.Namespace) -> None:
 def _smoke(options: argparse.Namespace) -> int:
     from modelserve.cli.smoke import ask_all
 
-    answers = ask_all(_controller(options))
+    answers = ask_all(_controller(options), Settings.load().algopkg)
     ok = all(answer.ok for answer in answers)
     emit(
         options,

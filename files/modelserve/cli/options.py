@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -53,6 +54,14 @@ def between(least: float, most: float, kind: Callable[[str], float]) -> Callable
         return value
 
     return number
+
+
+def duration(text: str) -> float:
+    """Return an option's value that is a duration, in seconds: ``90s``, ``15min``, ``2h``, ``1d``."""
+    match = re.fullmatch(r"(\d{1,9})\s*(s|m|min|h|d)", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a duration: write 90s, 15min, 2h or 1d")
+    return int(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def add_wait(parser: argparse.ArgumentParser, summary: str) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from modelserve.config.routes import picking
 from modelserve.config.section import Section
 from modelserve.deploy.controller import Controller
+from modelserve.serve.contract import SCHEMA_PATH
 from modelserve.util.http import local_opener
 
 TIMEOUT_S = 60
 MAX_ANSWER_CHARACTERS = 160
 MAX_ERROR_BYTES = 300
+MAX_ANSWER_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,37 +51,126 @@ class SmokeAnswer:
         return asdict(self)
 
 
-def ask_all(controller: Controller) -> list[SmokeAnswer]:
-    """Return the result of every algorithm of conf.ini."""
+def ask_all(controller: Controller, packages: Path) -> list[SmokeAnswer]:
+    """Return the result of every algorithm of conf.ini.
+
+    Args:
+        controller: the head's controller.
+        packages: the directory of the packages, whose files a warm-up may name.
+    """
     conf, _ = controller.read()
     states = {row["name"]: row for row in controller.status()}
-    return [_result(section, states.get(section.name), controller) for section in conf.sections]
+    return [_result(section, states.get(section.name), controller, packages) for section in conf.sections]
 
 
-def _result(section: Section, state: Mapping[str, Any] | None, controller: Controller) -> SmokeAnswer:
+def _result(section: Section, state: Mapping[str, Any] | None, controller: Controller, packages: Path) -> SmokeAnswer:
     if state is None:
         return SmokeAnswer(section.name, "", False, "is not served: conf.ini was not applied")
     url = state["url"]
     if section.warmup is None:
         text = f"is {state['status']}; no request sent: its section has no 'warmup'"
         return SmokeAnswer(section.name, url, state["status"] == "RUNNING", text)
-    return SmokeAnswer(section.name, url, *_ask(url, section, controller.gateway.headers()))
+    return SmokeAnswer(section.name, url, *ask(url, section, controller.gateway.headers(), packages))
 
 
-def _ask(url: str, section: Section, credentials: Mapping[str, str]) -> tuple[bool, str]:
+def ask(url: str, section: Section, credentials: Mapping[str, str], packages: Path) -> tuple[bool, str]:
     """Return whether the warm-up request succeeded, and the request with its answer."""
-    body, method = json.dumps(section.warmup), section.method[0]
-    headers = {"Content-Type": "application/json", **picking(section.name), **credentials}
-    request = urllib.request.Request(url, body.encode(), headers, method=method)
-    sent = f"{method} {url} {body}"
+    method = section.method[0]
+    headers = {**picking(section.name), **credentials}
+    try:
+        body, content_type, shown = _body(url, section, headers, packages)
+    except ValueError as error:
+        return False, str(error)
+    request = urllib.request.Request(url, body, {"Content-Type": content_type, **headers}, method=method)
+    sent = f"{method} {url} {shown}"
     try:
         with local_opener().open(request, timeout=TIMEOUT_S) as response:
-            answer = json.loads(response.read())
+            answer = _read(response)
+            passed, text = judge(response.headers.get("Content-Type", ""), answer)
     except urllib.error.HTTPError as error:
         return False, f"{sent} answered {error.code}: {error.read()[:MAX_ERROR_BYTES].decode(errors='replace')}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return False, f"{sent} got no answer: {getattr(error, 'reason', error)}"
-    text = json.dumps(answer)
-    shown = text if len(text) <= MAX_ANSWER_CHARACTERS else text[:MAX_ANSWER_CHARACTERS] + "..."
-    # A class of the legacy API may answer any JSON value.
-    return not (isinstance(answer, dict) and answer.get("status") == 0), f"{sent} -> {shown}"
+    return passed, f"{sent} -> {text}"
+
+
+def _body(url: str, section: Section, headers: Mapping[str, str], packages: Path) -> tuple[bytes, str, str]:
+    """Return the body of the warm-up request, its content type, and how a line shows it.
+
+    Raises:
+        ValueError: the warm-up names a file that is not in the package.
+    """
+    from modelserve.replica.fields import Fields, is_file_name, names_files  # they load what other commands do without
+    from modelserve.replica.inputs import package_file
+
+    warmup = section.warmup or {}
+    text = json.dumps(warmup)
+    document = _schema(url, headers) if names_files(warmup) else {}
+    fields, package = Fields(document.get("input", {})), packages / section.name
+    if fields.is_file and is_file_name(warmup):
+        upload = package_file(warmup["file"], package)
+        return upload.read(), upload.content_type, f"<{upload.filename}, {upload.size} bytes>"
+    params = fields.with_files(warmup, lambda name, _: base64.b64encode(package_file(name, package).read()).decode())
+    return json.dumps(params).encode(), "application/json", text
+
+
+def _schema(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an algorithm says of its types; empty where it does not answer: the warm-up request tells why."""
+    request = urllib.request.Request(url + SCHEMA_PATH, headers=dict(headers))
+    try:
+        with local_opener().open(request, timeout=TIMEOUT_S) as response:
+            document = json.load(response)
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Return an answer to its end; a stream may take a while.
+
+    Raises:
+        ValueError: it does not end within the limits.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    content = bytearray()
+    while part := response.read1(CHUNK_BYTES):
+        content += part
+        if len(content) > MAX_ANSWER_BYTES:
+            raise ValueError(f"it is longer than {MAX_ANSWER_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise ValueError(f"it did not end within {TIMEOUT_S} s, after {len(content)} bytes")
+    return bytes(content)
+
+
+def judge(content_type: str, content: bytes) -> tuple[bool, str]:
+    """Return whether an answer with a status of success is one, and how a line shows it.
+
+    Args:
+        content_type: its ``Content-Type``; without one it must be JSON.
+        content: its body.
+
+    Raises:
+        ValueError: it is not the JSON that it should be.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("", "application/json"):
+        answer = json.loads(content)
+        # A class of the legacy API may answer any JSON value.
+        return not _is_failure(answer), _shortened(json.dumps(answer))
+    described = f"{media_type}, {len(content)} bytes"
+    if media_type == "application/x-ndjson":
+        lines = content.splitlines()
+        return not (lines and _is_failure(json.loads(lines[-1]))), f"{described}: {_shortened(content.decode())}"
+    if media_type.startswith("text/"):
+        failed = media_type == "text/event-stream" and b"event: error\n" in content
+        return not failed, f"{described}: {_shortened(content.decode(errors='replace'))}"
+    return True, described
+
+
+def _is_failure(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("status") == 0
+
+
+def _shortened(text: str) -> str:
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= MAX_ANSWER_CHARACTERS else line[:MAX_ANSWER_CHARACTERS] + "..."

@@ -14,10 +14,12 @@ from modelserve.config.routes import FULL_WEIGHT
 from modelserve.deploy.plan import SIGNS, Difference, Plan
 from modelserve.deploy.releases import Release
 from modelserve.security.keys import Key
+from modelserve.util import clock
 
 if TYPE_CHECKING:
     from modelserve.author.benchmark import Measurement
     from modelserve.deploy.controller import Applied
+    from modelserve.deploy.events import Event
 
 
 def plan_text(plan: Plan) -> str:
@@ -80,7 +82,41 @@ def status_table(rows: list[dict[str, Any]]) -> str:
         weight = [f"{row['weight']:.3g}%" if row["url"] else ""] if weighted else []
         table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", *weight, row["url"])
     messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
-    return "\n".join([*_lines(table), *messages])
+    return "\n".join([*_lines(table), *messages, *filter(None, map(_deaths_text, rows))])
+
+
+def _deaths_text(row: dict[str, Any]) -> str:
+    """Return the note on an algorithm's replicas that died; empty where none did."""
+    deaths = row.get("deaths") or {"count": 0}
+    if not deaths["count"]:
+        return ""
+    ago, place = duration_text(deaths["seconds_ago"]), f"on {deaths['node']}: {deaths['reason']}"
+    if deaths["count"] == 1:
+        return f"{row['name']}: a replica died {ago} ago {place}"
+    return f"{row['name']}: {deaths['count']} replicas died in the last hour, the last {ago} ago {place}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its largest unit: ``40 s``, ``3 min``, ``2 h``, ``4 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def events_table(events: list[Event]) -> str:
+    """Return what happened as a table.
+
+    Args:
+        events: the oldest first.
+    """
+    if not events:
+        return "nothing happened in that time"
+    table = Table(Column("time (UTC)", no_wrap=True), "algorithm", "node", "event", box=box.SIMPLE_HEAD)
+    for event in events:
+        moment = clock.utc(event.time).replace("T", " ").rstrip("Z") if event.time else "-"
+        table.add_row(moment, event.algorithm or "-", event.node or "-", event.text)
+    return "\n".join(_lines(table))
 
 
 def releases_table(releases: list[Release]) -> str:

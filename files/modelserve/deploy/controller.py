@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -23,7 +23,7 @@ from modelserve.errors import UserError
 from modelserve.gateway.gateway import Gateway
 from modelserve.serve.api import RayAPI
 from modelserve.serve.application import Applications
-from modelserve.serve.status import running_applications
+from modelserve.serve.status import MIGRATING, Statuses, running_applications
 from modelserve.settings import Settings
 from modelserve.store import manifest
 from modelserve.store.store import Store
@@ -127,6 +127,7 @@ class Controller:
             self._publisher.distribute()
             self._wait_until_healthy(target)
             reconfigured = self._gateway.configure(target.served)
+            self._wait_for_replicas(target.applications)
             number = self._record_late(target)
             return Applied(plan, number, reconfigured or number is not None, time.monotonic() - started)
 
@@ -182,7 +183,7 @@ class Controller:
         self, target: Target, plan: Plan, keep_going: bool, allow_downtime: bool, rollback_of: int | None = None
     ) -> int:
         """Execute a plan; return the number of the release that it recorded."""
-        statuses = self._ray.applications()
+        statuses = self._wait_until_settled({change.name for change in plan.changes if change.needs_new_replicas})
         before = running_applications(statuses)
         self._publisher.publish(target.applications, before)
         self._publisher.distribute()
@@ -200,14 +201,40 @@ class Controller:
             causes = self._rollout.update(plan.changes, target.applications, statuses, retiring, allow_downtime)
             if causes:
                 self._restore(_Failure(causes, plan, target, before, answered), keep_going)
-            self._rollout.wait_for_routes(target.applications)
         self._gateway.configure(target.served)
+        self._wait_for_replicas(target.applications)
         if retiring.applications:  # no client calls them any more
             self._rollout.submit(target.applications)
         release = self._record(target, plan.summary(), rollback_of)
         # Replicas that served until now may still answer their last requests: a later release collects their content.
         self._store.collect_garbage(self._publisher.publish(target.applications, kept=before))
         return release
+
+    def _wait_until_settled(self, names: Set[str]) -> Statuses:
+        """Return Serve's applications once no replica of some moves off a worker that is drained.
+
+        Serve stops a replica that moves without its grace when its application is updated: its requests would be cut.
+
+        Args:
+            names: the applications that are about to be updated.
+
+        Raises:
+            UserError: replicas still move after the deploy timeout.
+        """
+        deadline = time.monotonic() + self._settings.deploy_timeout_s
+        reported: list[str] = []
+        while True:
+            statuses = self._ray.applications()
+            moving = sorted(name for name in names & statuses.keys() if statuses[name].replica_ids(MIGRATING))
+            if not moving:
+                return statuses
+            if time.monotonic() > deadline:
+                fix = "Add a worker or free GPUs for them, or have the drained worker back: playbooks/restart.yml"
+                raise UserError(f"replicas of {', '.join(moving)} do not leave the worker that is drained", fix)
+            if moving != reported:
+                reported = moving
+                self._progress(f"waiting: replicas of {', '.join(moving)} move off a worker that is drained")
+            time.sleep(1)
 
     def _restore(self, failure: _Failure, keep_going: bool) -> NoReturn:
         """Return to what was served before; with ``keep_going``, only for the applications that failed."""
@@ -227,7 +254,7 @@ class Controller:
         messages = [f"{name} failed to start: {cause}" for name, cause in causes.items()]
         if (kept, served) == (before, answered):
             raise UserError("\n".join([*messages, "Nothing is lost: what was served before is served still."]))
-        self._rollout.wait_for_routes(kept)
+        self._wait_for_replicas(kept)
         succeeded = tuple(change for change in failure.plan.changes if change.name not in causes)
         changes = [*Plan(succeeded, (), failure.plan.port).summary(), *(f"! {name} failed" for name in causes)]
         number = self._record(replace(target, applications=kept, served=served), changes)
@@ -253,7 +280,9 @@ class Controller:
                 self._gateway.configure(latest.target.served)
                 messages.append(f"Release {latest.number} is served again.")
             raise UserError("\n".join(messages))
-        self._rollout.wait_for_routes(target.applications)
+
+    def _wait_for_replicas(self, applications: Applications) -> None:
+        self._gateway.wait_for_replicas(self._ray, (application.prefix for application in applications.values()))
 
     def _record_late(self, target: Target) -> int | None:
         """Record what is served where an apply was interrupted before it did; return the number of a new release."""

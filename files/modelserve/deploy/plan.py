@@ -23,6 +23,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "args.configured": ("user_config", True),
     "args.batch_size": ("batch_size", True),
     "args.batch_wait": ("batch_wait", True),
+    "args.memory_limit": ("memory_limit", True),
     "runtime_env.env_vars.CONDA_PREFIX": ("environment", True),
     "runtime_env.env_vars.PATH": ("environment", True),
     "runtime_env.env_vars": (_ENV, True),
@@ -30,6 +31,8 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "route_prefix": ("prefix", False),
     "deployments.num_replicas": ("replicas", False),
     "deployments.health_check_period_s": ("health checks", False),
+    "deployments.health_check_timeout_s": ("health checks", False),
+    "deployments.graceful_shutdown_timeout_s": ("drain_timeout", False),
     "deployments.max_ongoing_requests": ("max_ongoing_requests", False),
     "deployments.max_queued_requests": ("max_queued_requests", False),
     "deployments.backpressure_config": ("max_queued_requests", False),
@@ -39,6 +42,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "deployments.user_config.warmup": ("warmup", False),
     "deployments.user_config.request_timeout": ("request_timeout", False),
     "deployments.user_config.max_queued_requests": ("max_queued_requests", False),
+    "deployments.user_config.retry_unanswered": ("retry_unanswered", False),
 }
 # Places where Serve adds nothing of its own: what the target lacks is a difference, too.
 _OURS = ("args.", "runtime_env.", "deployments.user_config.", "deployments.max_queued_", "deployments.backpressure_")

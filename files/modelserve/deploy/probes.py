@@ -12,6 +12,7 @@ from modelserve.serve.status import ApplicationStatus, Failed, Healthy, Outcome,
 
 # New replicas that start, are healthy and crash: a crash loop after so many.
 CRASH_THRESHOLD = 2
+CRASH_LOOP = "its replicas crash soon after they start"
 # A replica that waits for so many times the scheduling timeout cannot be placed, whatever the sums of free resources.
 OVERDUE_FACTOR = 4
 
@@ -70,7 +71,7 @@ class ApplicationProbe:
         outcome = outcome_of(status, self._target, self._retired)
         if self._crashes >= self._thresholds.crash:
             why = f": {outcome.text}" if isinstance(outcome, Failed) else ""
-            outcome = Failed(f"its replicas crash soon after they start{why}")
+            outcome = Failed(f"{CRASH_LOOP}{why}")
         self._successes = self._successes + 1 if isinstance(outcome, Healthy) else 0
         self._failures = self._failures + 1 if isinstance(outcome, Failed) else 0
         if isinstance(outcome, Healthy):

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelserve.config.routes import Served, plain
 from modelserve.errors import Problem, UserError
-from modelserve.serve.application import Application, deploy_document
+from modelserve.serve.application import Application, Applications, deploy_document, limits_of
 from modelserve.util import clock
 from modelserve.util.files import write_atomically
 
@@ -29,7 +29,7 @@ class Target:
         served: what the gateway answers: its port, and the algorithms behind each route.
         applications: what Serve runs, by name.
         versions: the ``python`` and ``ray`` that it was made for.
-        serve_port: the port of Serve's own ingress.
+        serve_port: the port of Serve's own proxy on the head.
     """
 
     conf: str
@@ -52,12 +52,26 @@ class Target:
         serve = document["serve"]
         applications = {app["name"]: Application.from_serve(app) for app in serve["applications"]}
         if "served" in document:
-            served = Served.model_validate(document["served"])
+            served = _with_limits(Served.model_validate(document["served"]), applications)
         else:  # of a version in which clients called Serve's own routes
             routes = plain({name: application.prefix for name, application in applications.items()})
             served = Served(port=document["port"], routes=routes)
         port = serve.get("http_options", {}).get("port", cls.serve_port)
         return cls(document["conf"], served, applications, document.get("versions", {}), port)
+
+
+def _with_limits(served: Served, applications: Applications) -> Served:
+    """Return the routes with the limits of the applications, which releases of earlier versions do not repeat there."""
+    routes = {
+        route: tuple(
+            share.model_copy(update={"limits": limits_of(applications[share.name])})
+            if "limits" not in share.model_fields_set and share.name in applications
+            else share
+            for share in shares
+        )
+        for route, shares in served.routes.items()
+    }
+    return served.model_copy(update={"routes": routes})
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modelserve.cluster.nodes import Nodes
+from modelserve.deploy.crashes import Crashes
 from modelserve.deploy.plan import Change
 from modelserve.deploy.probes import ApplicationProbe, SchedulingTimer, Thresholds
-from modelserve.errors import UserError
 from modelserve.serve.api import RayAPI
 from modelserve.serve.application import Application, Applications, deploy_document
 from modelserve.serve.capacity import missing_for
@@ -21,7 +21,6 @@ Progress = Callable[[str], None]
 FreeCapacity = Callable[[str, str], bool]
 POLL_S = 0.25
 REPORT_AGAIN_S = 15
-ROUTES_TIMEOUT_S = 30
 HINT = (
     "Add a worker, lower replicas or gpu_cost, or accept a gap: 'modelserve apply --allow-downtime' or "
     "-e modelserve_allow_downtime=true"
@@ -122,7 +121,7 @@ class Rollout:
             The causes of failures by name.
         """
         watches = {change.name: self._watch(change, target, earlier, expected) for change in changes}
-        reports = _Reports(self._progress)
+        reports, crashes = _Reports(self._progress), Crashes(self._ray, unchanged=expected)
         failed: dict[str, str] = {}
         deadline = time.monotonic() + self._settings.deploy_timeout_s
         while watches:
@@ -139,7 +138,7 @@ class Rollout:
                         continue
                     outcome = Failed(f"{missing}. {HINT}")
                 if isinstance(outcome, Failed):
-                    failed[name] = outcome.text
+                    failed[name] = crashes.explain(name, outcome.text)
                 if not expected or name in reports:
                     self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
                 del watches[name]
@@ -149,24 +148,6 @@ class Rollout:
             if watches:
                 time.sleep(POLL_S)
         return failed
-
-    def wait_for_routes(self, applications: Applications) -> None:
-        """Wait until Serve's ingress answers the applications.
-
-        Raises:
-            UserError: it does not answer in time.
-        """
-        # A request would start an application that is scaled to zero, and wait until its model is loaded.
-        prefixes = {app.prefix for app in applications.values() if not app.scales_to_zero}
-        deadline = time.monotonic() + ROUTES_TIMEOUT_S
-        while not all(map(self._ray.ingress_answers, prefixes)):
-            if time.monotonic() > deadline:
-                port = self._settings.serve_port
-                raise UserError(
-                    f"Serve's ingress on port {port} does not answer all of {sorted(prefixes)}",
-                    "See 'modelserve status' and 'docker logs modelserve_head'",
-                )
-            time.sleep(POLL_S / 2)
 
     def _watch(self, change: Change, target: Applications, earlier: Statuses, expected: bool) -> _Watch:
         application = target[change.name]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelserve.config.routes import Served
+from modelserve.serve.deaths import Death
 from modelserve.serve.status import Statuses, status_text, target_replicas
+
+# Deaths of replicas that a status shows are at most so old.
+DEATHS_WITHIN_S = 3600
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,36 @@ def algorithm_statuses(statuses: Statuses, served: Served | None, url: str) -> l
                 wanted=target_replicas(status, application),
                 gpu_cost=application.resources.gpus if application else 0,
                 environment=application.environment.path.name if application else "",
-                message=status.message,
+                message=status.failure if status.message else "",
             )
         )
     return rows
+
+
+def with_deaths(rows: Iterable[dict[str, Any]], deaths: Iterable[Death], now: float) -> list[dict[str, Any]]:
+    """Return the rows with a field ``deaths``: the replicas that died in the last hour.
+
+    It has their number as ``count`` and, of the last one, ``reason``, ``node`` and ``seconds_ago`` (None without one).
+
+    Args:
+        rows: rows of :func:`algorithm_statuses` as documents.
+        deaths: the replicas that died, in the order of time.
+        now: seconds since the epoch.
+    """
+    by_name: dict[str, list[Death]] = {}
+    for death in deaths:
+        if now - death.time <= DEATHS_WITHIN_S:
+            by_name.setdefault(death.algorithm, []).append(death)
+    return [{**row, "deaths": _summary(by_name.get(row["name"], []), now)} for row in rows]
+
+
+def _summary(deaths: list[Death], now: float) -> dict[str, Any]:
+    if not deaths:
+        return {"count": 0, "reason": None, "node": None, "seconds_ago": None}
+    last = deaths[-1]
+    return {
+        "count": len(deaths),
+        "reason": last.reason,
+        "node": last.node,
+        "seconds_ago": max(0, round(now - last.time)),
+    }

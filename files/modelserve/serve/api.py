@@ -15,6 +15,7 @@ from modelserve.settings import Settings
 from modelserve.util.http import direct_opener
 
 TIMEOUT_S = 60
+MAX_STATES = 10_000  # of a list of Ray's state API
 NAME_LABEL = "modelserve.node"  # the label of a Ray node that holds its inventory name
 _OPENER = direct_opener()
 
@@ -25,7 +26,6 @@ class RayAPI:
     def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._url = settings.dashboard_url.rstrip("/")
-        self._serve_port = settings.serve_port
         self._token_file = settings.token_file
 
     def serve_details(self) -> dict[str, Any]:
@@ -52,16 +52,31 @@ class RayAPI:
         """Make a ``ServeDeploySchema`` document the whole of what Serve runs; return before Serve has done it."""
         self._request("PUT", "/api/serve/applications/", config)
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self, dead: bool = False) -> list[dict[str, Any]]:
         """Return the nodes that are alive, the head first.
 
         Each is a ``NodeState`` document of Ray's state API, with its ``name`` in the inventory.
+
+        Args:
+            dead: whether nodes that died are returned, too.
         """
-        alive = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
-        answer = json.loads(self._request("GET", f"/api/v0/nodes?limit=1000&detail=1&{alive}"))
-        nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
-        nodes = [{**node, "name": node["labels"].get(NAME_LABEL, node["node_ip"])} for node in nodes]
+        nodes = self._states("nodes", 1000, **({} if dead else {"state": "ALIVE"}))
+        nodes = [{**node, "name": (node["labels"] or {}).get(NAME_LABEL, node["node_ip"])} for node in nodes]
         return sorted(nodes, key=lambda node: (not node["is_head_node"], node["name"]))
+
+    def dead_actors(self, class_name: str = "") -> list[dict[str, Any]]:
+        """Return the ``ActorState`` documents of actors that died, with ``death_cause``.
+
+        Ray returns 10,000 at most, in no order of time.
+
+        Args:
+            class_name: only actors of this class; empty: of all classes.
+        """
+        return self._states("actors", MAX_STATES, state="DEAD", **({"class_name": class_name} if class_name else {}))
+
+    def dead_workers(self) -> list[dict[str, Any]]:
+        """Return the ``WorkerState`` documents of processes that ended: ``exit_type``, ``end_time_ms``, ..."""
+        return self._states("workers", MAX_STATES, is_alive="False")
 
     def usage(self) -> dict[str, dict[str, float]]:
         """Return what is reserved, by node id and kind of resource (``GPU``, ``CPU``, ``memory`` in bytes)."""
@@ -97,19 +112,14 @@ class RayAPI:
         answer = json.loads(self._request("GET", f"/api/v0/logs?{query}"))
         return sorted(file for files in answer["data"]["result"].values() for file in files)
 
-    def ingress_answers(self, route: str) -> bool:
-        """Return whether Serve's ingress on this machine has replicas behind a route.
-
-        The request has a method that no algorithm has: a replica refuses it with 405, the ingress answers 404.
-        """
-        request = urllib.request.Request(f"http://127.0.0.1:{self._serve_port}{route}", method="OPTIONS")
-        try:
-            _OPENER.open(request, timeout=self._timeout_s).close()
-        except urllib.error.HTTPError as error:
-            return error.code == 405
-        except OSError:
-            return False
-        return True
+    def _states(self, kind: str, limit: int, **equal: str) -> list[dict[str, Any]]:
+        """Return documents of Ray's state API (``nodes``, ``actors``, ``workers``) whose fields have these values."""
+        query = [("limit", str(limit)), ("detail", "1")]
+        for key, value in equal.items():
+            query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        answer = json.loads(self._request("GET", f"/api/v0/{kind}?{urllib.parse.urlencode(query)}"))
+        states: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        return states
 
     def _request(self, method: str, path: str, body: Any = None) -> bytes:
         headers = {"Content-Type": "application/json"}

@@ -28,6 +28,10 @@ FAILURE_THRESHOLD_AFTER_START = 80
 SCALING = ("HEALTHY", "UPSCALING", "DOWNSCALING")
 FAILURES = ("DEPLOY_FAILED", "UNHEALTHY")
 STOPPED = ("STOPPING", "STOPPED")
+# A replica on a node that is drained, which serves until its successor runs.
+MIGRATING = "PENDING_MIGRATION"
+# Serve's cause of a failure where the process of a replica ended.
+ACTOR_DIED = "its replica died (ActorDiedError)"
 # The trigger of a deployment's status when a replica that had started fails.
 STARTED_REPLICA_FAILED = "HEALTH_CHECK_FAILED"
 
@@ -44,6 +48,11 @@ class Replica(_Details):
     node_id: str | None = None
     node_ip: str | None = None
     log_file_path: str | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether Serve stops it."""
+        return self.state in STOPPED
 
 
 class DeploymentConfig(_Details):
@@ -122,7 +131,8 @@ class ApplicationStatus(_Details):
     def failure(self) -> str:
         """The cause of a failure in one line: the error of a replica, where there is one."""
         messages = [self.message, *(deployment.message for deployment in self.deployments.values())]
-        return cause(max(messages, key=len))
+        text = cause(max(messages, key=len))
+        return ACTOR_DIED if text == "ActorDiedError()" else text
 
 
 Statuses = Mapping[str, ApplicationStatus]
