@@ -1,4 +1,4 @@
-"""What several test files share: a small web server and a head's store on this machine, and how Hypothesis runs."""
+"""What several test files share: a small web server, a head's store and packages, and how Hypothesis runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from modelserve.serve.contract import AppArgs
 from modelserve.settings import Settings
 from modelserve.store import rsync_server, sync
 
@@ -75,16 +78,17 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def closed_port() -> int:
     """A port on which nothing listens."""
-    return _closed_port()
+    return unused_port()
 
 
 @pytest.fixture
 def free_port() -> int:
     """Another one."""
-    return _closed_port()
+    return unused_port()
 
 
-def _closed_port() -> int:
+def unused_port() -> int:
+    """Return a port on which nothing listens."""
     # It was given to a server that has ended.
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     server.server_close()
@@ -160,3 +164,31 @@ def ray_version(tmp_path: Path) -> Path:
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.60.0\n")
     return directory
+
+
+Make = Callable[..., AppArgs]
+
+
+@pytest.fixture
+def fresh_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A replica's Python serves one package; here several are loaded one after the other."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("algopkg", "helper", "backend"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def make(tmp_path: Path, fresh_python: None) -> Make:
+    """Write a package, under the name the store gives it, and say how it is served."""
+
+    def package(files: dict[str, str] | str, backend: str = "Echo", **args: Any) -> AppArgs:
+        root = tmp_path / "Echo-0123456789ab"
+        for name, text in ({"backend.py": files} if isinstance(files, str) else files).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return AppArgs(name="Echo", package=str(root), backend=backend, **args)
+
+    return package

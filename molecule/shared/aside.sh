@@ -4,7 +4,7 @@
 set -eu
 action=$1 directory=$2
 
-for name in modelserve_gateway modelserve_catalog modelserve_head; do
+for name in modelserve_gateway_sync modelserve_gateway modelserve_catalog modelserve_head; do
     # The tests' own containers have their directory mounted.
     if docker inspect --format '{{range .Mounts}}{{.Source}} {{end}}' "$name" 2>/dev/null | grep -q "$directory/"; then
         docker rm -f "$name" >/dev/null

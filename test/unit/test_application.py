@@ -65,6 +65,7 @@ def test_what_a_section_does_not_use_is_not_written() -> None:
         "max_ongoing_requests",
         "max_surge_percent",
         "health_check_period_s",
+        "health_check_timeout_s",
         "graceful_shutdown_timeout_s",
         "user_config",
         "ray_actor_options",
@@ -81,6 +82,12 @@ def test_a_replica_s_needs_arrive() -> None:
     assert (args.batch_size, args.batch_wait) == (4, 0.5)
 
 
+def test_a_memory_limit_reaches_the_replica_and_is_left_out_where_there_is_none() -> None:
+    assert app(memory_limit=2**31)["args"]["memory_limit"] == 2**31
+    assert "batch_size" not in app(memory_limit=2**31)["args"]
+    assert "memory_limit" not in app()["args"]
+
+
 @pytest.mark.parametrize(
     ("keys", "first"),
     [({}, None), ({"replicas": 2}, 2), ({"min_replicas": 0}, 1), ({"min_replicas": 0, "replicas": 3}, 3)],
@@ -94,11 +101,33 @@ def test_autoscaling_takes_the_place_of_a_number(keys: dict[str, int], first: in
     assert scaling.get("initial_replicas") == first
 
 
-def test_a_limit_of_the_queue_reaches_serve_and_the_replicas() -> None:
-    served = deployment(max_queued_requests=7, max_ongoing_requests=3, request_timeout=2.5)
-    assert (served["max_queued_requests"], served["max_ongoing_requests"]) == (7, 3)
-    assert served["backpressure_config"]["status_code"] == 429
-    assert (served["user_config"]["max_queued_requests"], served["user_config"]["request_timeout"]) == (7, 2.5)
+def test_the_queue_is_the_gateway_s_and_replicas_know_their_limits() -> None:
+    served = deployment(max_queued_requests=7, max_ongoing_requests=3, request_timeout=2.5, retry_unanswered=True)
+    assert served["max_ongoing_requests"] == 3
+    assert not {"max_queued_requests", "backpressure_config"} & {*served}
+    config = served["user_config"]
+    assert (config["max_queued_requests"], config["request_timeout"], config["retry_unanswered"]) == (7, 2.5, True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "requests"),
+    [({}, 16), ({"batch_size": 8}, 16), ({"batch_size": 32}, 64), ({"batch_size": 32, "max_ongoing_requests": 40}, 40)],
+)
+def test_a_replica_has_as_many_requests_as_keep_it_busy(keys: dict[str, int], requests: int) -> None:
+    assert deployment(**keys)["max_ongoing_requests"] == requests
+
+
+@pytest.mark.parametrize(
+    ("keys", "seconds"),
+    [
+        ({}, 600),
+        ({"request_timeout": 2}, 60),
+        ({"request_timeout": 100}, 110),
+        ({"request_timeout": 100, "drain_timeout": 5}, 5),
+    ],
+)
+def test_a_replaced_replica_has_time_for_its_longest_request(keys: dict[str, float], seconds: float) -> None:
+    assert deployment(**keys)["graceful_shutdown_timeout_s"] == seconds
 
 
 def test_an_update_that_recreates_needs_no_capacity_for_both() -> None:
@@ -127,6 +156,8 @@ def test_an_update_that_recreates_needs_no_capacity_for_both() -> None:
         ({"max_ongoing_requests": 2}, False),
         ({"max_queued_requests": 2}, False),
         ({"request_timeout": 2}, False),
+        ({"drain_timeout": 2}, False),
+        ({"retry_unanswered": True}, False),
         ({"update": "recreate"}, False),
     ],
 )
@@ -147,7 +178,20 @@ DOCUMENTS = json.loads((Path(__file__).parent / "data" / "release_of_the_version
 def test_an_application_of_the_version_before_is_the_same_document_however_it_is_made(document: dict[str, Any]) -> None:
     read = Application.from_serve(document)
     assert json.dumps(read.to_serve()) == json.dumps(document)
-    assert json.dumps(replace(read, _document=None).to_serve()) == json.dumps(document), "from its typed fields"
+    typed = replace(read, _document=None).to_serve()
+    assert json.dumps(typed) == json.dumps(as_written_now(document)), "from its typed fields"
+
+
+def as_written_now(application: dict[str, Any], **deployment: Any) -> dict[str, Any]:
+    """The document of the version before as this version writes it, with other values of the deployment."""
+    (old,) = application["deployments"]
+    written: dict[str, Any] = {}
+    for key, value in old.items():
+        if key not in ("max_queued_requests", "backpressure_config"):
+            written[key] = deployment.get(key, value)
+        if key == "health_check_period_s":
+            written["health_check_timeout_s"] = 30
+    return {**application, "deployments": [written]}
 
 
 SECTIONS: list[dict[str, Any]] = [
@@ -202,7 +246,15 @@ SECTIONS: list[dict[str, Any]] = [
 ]
 
 
-def test_a_section_gives_the_document_of_the_version_before() -> None:
+# Default limits are other ones than those of the version before: they need no new replicas.
+LIMITS = {"max_ongoing_requests": 16, "graceful_shutdown_timeout_s": 600.0}
+SECTION_LIMITS: dict[str, dict[str, Any]] = {
+    "Fixed": {"graceful_shutdown_timeout_s": 60.0},
+    "Start": {**LIMITS, "graceful_shutdown_timeout_s": 60.0},
+}
+
+
+def test_a_section_gives_the_document_of_the_version_before_with_the_limits_of_this_one() -> None:
     store = Path("/opt/modelserve/store")
     applications = []
     for section in map(Section.model_validate, SECTIONS):
@@ -212,7 +264,9 @@ def test_a_section_gives_the_document_of_the_version_before() -> None:
         applications.append(
             Application.from_section(section, store / "pkg" / f"{section.name}-0123456789ab", models, prefix)
         )
-    assert json.dumps(deploy_document(applications, 8000)) == json.dumps(DOCUMENTS)
+    old = [as_written_now(one, **SECTION_LIMITS.get(one["name"], LIMITS)) for one in DOCUMENTS["applications"]]
+    expected = {**DOCUMENTS, "proxy_location": "HeadOnly", "applications": old}
+    assert json.dumps(deploy_document(applications, 8000)) == json.dumps(expected)
 
 
 def test_an_application_read_back_keeps_what_another_version_wrote() -> None:

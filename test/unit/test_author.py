@@ -183,18 +183,18 @@ def test_a_package_answers_alone_below_its_route(root: Path, imports: None) -> N
     tried = trial.prepare(Settings(home=root), "Face")
 
     async def serve() -> None:
-        local = await load(tried.args, tried.config, "/face")
-        status, body = await ask(local, "/face")
-        assert status == 200
-        assert json.loads(body)["result"] == {"length": 3, "vowels": 2}
-        assert (await ask(local, "/face/"))[0] == (await ask(local, "/face/more"))[0] == 200
-        assert json.loads((await ask(local, "/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
-        assert (await ask(local, "/face", "PUT"))[0] == 405
-        assert (await ask(local, "/faces"))[0] == 404
-        for body, expected in ((b"{", 400), (b"{}", 500)):
-            status, answer = await ask(local, "/face", body=body)
-            assert status == expected
-            assert json.loads(answer)["request_id"]
+        async with load(tried.args, tried.config, "/face") as local:
+            status, body = await ask(local, "/face")
+            assert status == 200
+            assert json.loads(body)["result"] == {"length": 3, "vowels": 2}
+            assert (await ask(local, "/face/"))[0] == 200
+            assert (await ask(local, "/face/more"))[0] == (await ask(local, "/faces"))[0] == 404
+            assert json.loads((await ask(local, "/face/schema", "GET"))[1])["methods"] == ["GET", "POST"]
+            assert (await ask(local, "/face", "PUT"))[0] == 405
+            for body, expected in ((b"{", 400), (b"{}", 500)):
+                status, answer = await ask(local, "/face", body=body)
+                assert status == expected
+                assert json.loads(answer)["request_id"]
 
     asyncio.run(serve())
 
@@ -212,9 +212,10 @@ def test_a_package_is_tried_with_its_section_s_batches_and_patience(root: Path, 
     tried = trial.prepare(Settings(home=root), "Face")
 
     async def serve(config: UserConfig) -> tuple[list[int], int]:
-        local = await load(tried.args, config.model_copy(update={"warmup": None}), "/face")
-        three = await asyncio.gather(*(ask(local, "/face", body=b"{}") for _ in range(3)))
-        slow = await ask(await load(tried.args, UserConfig(request_timeout=0.05), "/face"), "/face")
+        async with load(tried.args, config.model_copy(update={"warmup": None}), "/face") as local:
+            three = await asyncio.gather(*(ask(local, "/face", body=b"{}") for _ in range(3)))
+        async with load(tried.args, UserConfig(request_timeout=0.05), "/face") as local:
+            slow = await ask(local, "/face")
         return [json.loads(body)["result"] for _, body in three], slow[0]
 
     assert tried.config.request_timeout == 7
@@ -385,6 +386,34 @@ def serving(site: Site, **replicas: list[dict[str, Any] | str] | None) -> Settin
     return Settings(home=Path("/nonexistent"), dashboard_url=site.url)
 
 
+def died(site: Site, *replicas: tuple[str, int]) -> None:
+    """Have Ray tell of replicas that died: the id of each, and the second of its death, with exit code 4."""
+    context = {"error_message": "Worker exits with an exit code 4.", "reason": "WORKER_DIED"}
+    actors = [
+        {
+            "name": f"SERVE_REPLICA::Echo#Echo#{replica}",
+            "node_id": "0",
+            "pid": pid,
+            "death_cause": {"actor_died_error_context": context},
+        }
+        for pid, (replica, _) in enumerate(replicas)
+    ]
+    midnight = time.mktime(time.strptime("2026-01-02 03:04:00", "%Y-%m-%d %H:%M:%S"))
+    workers = [
+        {"node_id": "0", "pid": pid, "worker_id": "w", "end_time_ms": int((midnight + second) * 1000)}
+        for pid, (_, second) in enumerate(replicas)
+    ]
+    node = {"node_id": "0", "node_ip": "10.0.0.0", "is_head_node": True, "labels": {"modelserve.node": "head"}}
+    equal = "&filter_keys={}&filter_predicates=%3D&filter_values={}"
+    dead = equal.format("state", "DEAD") + equal.format("class_name", "ServeReplica%3AEcho%3AEcho")
+    for path, documents in (
+        ("actors?limit=10000&detail=1" + dead, actors),
+        ("workers?limit=10000&detail=1" + equal.format("is_alive", "False"), workers),
+        ("nodes?limit=1000&detail=1", [node]),
+    ):
+        site.answers[f"/api/v0/{path}"] = (200, json.dumps({"data": {"result": {"result": documents}}}).encode())
+
+
 def log(site: Site, node: str, file: str, lines: list[dict[str, Any] | str] | None) -> None:
     text = "".join(
         f"{line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)}\n" for line in lines or ()
@@ -427,6 +456,29 @@ def test_logs_come_from_all_nodes_in_the_order_of_time(site: Site) -> None:
     assert lines[3].text() == "03:04:05 INFO head abc [r7]: failed\nTraceback\nKeyError: 'x'"
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (
+            "('Traceback (most recent call last):\\n',)('  File \"/a.py\", line 1, in f\\n    int(\"x\")\\n',)"
+            "(\"KeyError: 'x'\\n\",)",
+            'Traceback (most recent call last):\n  File "/a.py", line 1, in f\n    int("x")\nKeyError: \'x\'',
+        ),
+        ("('KeyError: \\'x\\' \"y\"\\n',)", "KeyError: 'x' \"y\""),
+        ("('a\\n',)\n('b\\n',)\n", "a\nb"),
+        (
+            "Traceback (most recent call last):\nValueError: ('a',)",
+            "Traceback (most recent call last):\nValueError: ('a',)",
+        ),
+        ("('a',) and more", "('a',) and more"),
+    ],
+    ids=["parts", "both quotes", "a line each", "as Python prints it", "no tuples alone"],
+)
+def test_a_traceback_is_shown_as_python_prints_it(site: Site, written: str, shown: str) -> None:
+    (line,) = Logs(serving(site, abc=[logged(1, "failed", exc_text=written)]), "Echo").last(2)
+    assert line.text() == f"03:04:01 INFO head abc: failed\n{shown}"
+
+
 def test_a_request_is_found_however_far_back(site: Site) -> None:
     first = logged(1, "failed", request_id="r7")
     settings = serving(site, abc=[first, *(logged(second, "noise") for second in range(2, 60))])
@@ -464,6 +516,24 @@ def test_following_shows_each_new_line_once(site: Site, monkeypatch: pytest.Monk
     assert messages(itertools.islice(followed, 1)) == ["new"]
     serving(site, abc=[*lines[1:], logged(4, "again"), logged(4, "again"), "bare", "bare", "bare"])
     assert messages(itertools.islice(followed, 1)) == ["bare"]
+
+
+def test_a_death_is_a_line_among_the_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = serving(site, abc=[logged(1, "loaded"), logged(5, "answered", request_id="r7")])
+    died(site, ("old", 3))
+    lines = Logs(settings, "Echo").last(2)
+    assert [line.text() for line in lines] == [
+        "03:04:01 INFO head abc: loaded",
+        "03:04:03 ERROR head old: the replica died: ended itself with exit code 4",
+        "03:04:05 INFO head abc [r7]: answered",
+    ]
+    assert messages(Logs(settings, "Echo").last(2, "r7")) == ["answered"]
+    monkeypatch.setattr(logs, "POLL_S", 0.01)
+    monkeypatch.setattr(logs, "DEATHS_POLL_S", 0)
+    followed = Logs(settings, "Echo").follow(2)
+    assert [line.replica for line in itertools.islice(followed, 3)] == ["abc", "old", "abc"]
+    died(site, ("old", 3), ("newer", 9))
+    assert [line.replica for line in itertools.islice(followed, 1)] == ["newer"]
 
 
 def test_replicas_that_are_gone_are_found_by_their_logs(site: Site) -> None:

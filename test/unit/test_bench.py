@@ -150,11 +150,12 @@ def test_samples_without_a_thread_that_answers_are_refused() -> None:
 
 def test_a_process_is_known_by_its_program_or_the_name_ray_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {
-        "modelserve_head": "10 ray::ServeReplica:Echo:Echo\n11 /lib/haproxy -f x\n12 sh -c haproxy\n13 /x/raylet -a",
-        "modelserve_gateway": "20 haproxy -W\n21 haproxy -sf 3\n22 python sync_agent.py",
+        "modelserve_head": "10 ray::ServeReplica:Echo:Echo\n11 sh -c raylet\n13 /x/raylet -a",
+        "modelserve_gateway": "20 haproxy -W\n21 haproxy -sf 3\n22 sh -c haproxy",
+        "modelserve_gateway_sync": "30 python /opt/venv/bin/modelserve gateway sync\n31 tini",
     }
     monkeypatch.setattr(processes.cluster, "run", lambda *command: f"PID COMMAND\n{listed[command[2]]}")
-    expected = {processes.REPLICA: [10], processes.SERVE_HAPROXY: [11], "raylet": [13], processes.GATEWAY: [20, 21]}
+    expected = {processes.REPLICA: [10], "raylet": [13], processes.GATEWAY: [20, 21], processes.SYNC_AGENT: [30]}
     assert processes.by_part() == expected
 
 

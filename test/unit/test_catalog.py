@@ -1,4 +1,4 @@
-"""The catalog: the real application, asked over HTTP, before a web server that stands for Serve and its ingress."""
+"""The catalog: the real application, asked over HTTP, before a web server that stands for Serve and the replicas."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from modelserve.catalog.catalog import Catalog
 from modelserve.catalog.readiness import judge
 from modelserve.config.section import Section
 from modelserve.errors import UserError
+from modelserve.gateway.targets import FILE, Target, Targets
 from modelserve.serve.application import Application
 from modelserve.serve.status import ApplicationStatus
 from modelserve.settings import Settings
@@ -66,7 +67,7 @@ class World:
     def __init__(self, home: Path, site: Site) -> None:
         self.home, self.site = home, site
         (home / "gateway").mkdir()
-        self.settings = Settings(home=home, dashboard_url=site.url, serve_port=site.port)
+        self.settings = Settings(home=home, dashboard_url=site.url)
         ui = home / "ui"
         ui.mkdir()
         (ui / "swagger-ui.css").write_text("body {}")
@@ -77,6 +78,15 @@ class World:
         """What the controller writes: each algorithm at a route of its own."""
         routes = {name.lower(): [{"name": name, "prefix": f"/{name}"}] for name in names}
         (self.home / "gateway" / "served.json").write_text(json.dumps({"port": 666, "routes": routes}))
+        self.place(**{name: {"0": "127.0.0.1"} for name in names})
+
+    def place(self, **replicas: dict[str, str]) -> None:
+        """What the gateway knows: the addresses of each algorithm's replicas, by their ids."""
+        algorithms = {
+            name: tuple(Target(replica=id_, address=ip, port=self.site.port) for id_, ip in addresses.items())
+            for name, addresses in replicas.items()
+        }
+        (self.home / "gateway" / FILE).write_text(Targets(algorithms=algorithms).model_dump_json())
 
     def say(self, **applications: Any) -> None:
         """What Serve says from now on."""
@@ -200,14 +210,14 @@ def test_while_serve_looks_for_its_replicas_they_are_asked_directly(world: World
 def test_replicas_on_a_host_that_is_gone_are_not_believed_in(world: World) -> None:
     lost, kept = details("RUNNING"), details("RUNNING", "RUNNING")
     (replica,) = lost["deployments"]["X"]["replicas"]
-    replica["node_ip"] = "127.0.0.2"  # nothing listens there
-    replicas = kept["deployments"]["X"]["replicas"]
-    replicas[0]["node_ip"], replicas[1]["node_ip"] = "127.0.0.2", "127.0.0.1"
+    replica["replica_id"] = "2"
     world.serve("A", "B")
+    nowhere = "127.0.0.2"  # nothing listens there
+    world.place(A={"2": nowhere}, B={"0": nowhere, "1": "127.0.0.1"})
     world.say(A=lost, B=kept)
     status, answer = world.ready()
     assert status == 503
-    assert "404" in answer["algorithms"]["A"]["info"]
+    assert "it does not answer" in answer["algorithms"]["A"]["info"]
     assert answer["algorithms"]["B"] == {"ready": True, "info": "1 of 2 replicas running", "replicas": 1}
 
 
@@ -268,6 +278,21 @@ def test_the_document_has_the_algorithms_types_methods_and_example(world: World)
     assert operation["requestBody"]["content"]["application/json"]["example"] == {"text": "x"}
     assert {"422", "429"} <= set(operation["responses"])
     assert found["components"]["schemas"]["A.input"]["properties"] == {"text": {"type": "string"}}
+
+
+def test_the_document_has_the_media_types_that_a_replica_says(world: World) -> None:
+    world.serve("A")
+    world.say(A=details("RUNNING", identity="1"))
+    world.answer("A")  # of a version that says none
+    content = world.document()["paths"]["/a"]["get"]
+    assert (
+        list(content["requestBody"]["content"]) == list(content["responses"]["200"]["content"]) == ["application/json"]
+    )
+    world.say(A=details("RUNNING", identity="2"))
+    world.answer("A", consumes=["application/octet-stream"], produces=["text/event-stream"])
+    content = world.document()["paths"]["/a"]["get"]
+    assert list(content["requestBody"]["content"]) == ["application/octet-stream"]
+    assert list(content["responses"]["200"]["content"]) == ["text/event-stream"]
 
 
 def test_types_are_asked_for_once_per_configuration(world: World) -> None:

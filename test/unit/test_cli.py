@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +175,54 @@ def test_a_head_that_does_not_answer_is_an_error_line(
     (home / "settings.json").write_text(json.dumps({"dashboard_url": f"http://127.0.0.1:{closed_port}"}))
     (line,) = failed(capsys, "status")
     assert "does not answer" in line
+
+
+def death(site: Site) -> None:
+    """Have ``site`` tell, as Ray, of a replica that died a moment ago."""
+    context = {"error_message": "Worker exits with an exit code 4.", "reason": "WORKER_DIED"}
+    actor = {
+        "name": "SERVE_REPLICA::Echo#Echo#b",
+        "node_id": "0",
+        "pid": 7,
+        "death_cause": {"actor_died_error_context": context},
+    }
+    worker = {"node_id": "0", "pid": 7, "worker_id": "w", "end_time_ms": time.time() * 1000}
+    node = {"node_id": "0", "node_ip": "10.0.0.1", "is_head_node": True, "state": "DEAD", "labels": {}}
+    equal = "&filter_keys={}&filter_predicates=%3D&filter_values={}"
+    dead, of_echo = equal.format("state", "DEAD"), equal.format("class_name", "ServeReplica%3AEcho%3AEcho")
+    for path, document in (
+        ("actors?limit=10000&detail=1" + dead, actor),
+        ("actors?limit=10000&detail=1" + dead + of_echo, actor),
+        ("workers?limit=10000&detail=1" + equal.format("is_alive", "False"), worker),
+        ("nodes?limit=1000&detail=1", node),
+    ):
+        site.answers[f"/api/v0/{path}"] = (200, json.dumps({"data": {"result": {"result": [document]}}}).encode())
+
+
+def test_what_died_is_in_the_status_and_in_the_events(
+    home: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving(home, site)
+    assert main(["status"]) == 0
+    assert "warning: Ray does not tell which replicas died" in capsys.readouterr().err
+    death(site)
+    assert main(["status"]) == 0
+    assert "Echo: a replica died 0 s ago on 10.0.0.1: ended itself with exit code 4" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["algorithms"]
+    assert (row["deaths"]["count"], row["deaths"]["reason"]) == (1, "ended itself with exit code 4")
+    assert main(["events", "Echo", "--since", "1h"]) == 0
+    assert "replica b died" in capsys.readouterr().out
+    assert main(["events", "--json"]) == 0
+    (event,) = json.loads(capsys.readouterr().out)["events"]
+    assert (event["kind"], event["algorithm"]) == ("death", "Echo")
+
+
+@pytest.mark.parametrize("since", ["1", "1.5h", "an hour", "1w"])
+def test_a_duration_that_is_none_is_refused(since: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["events", "--since", since])
+    assert "write 90s, 15min, 2h or 1d" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("status", "code"), [("RUNNING", 0), ("UNHEALTHY", 1), ("DEPLOY_FAILED", 1)])

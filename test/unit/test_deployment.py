@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from modelserve.replica.deployment import Algorithm, Backend
+from modelserve.replica.deployment import Algorithm
 from modelserve.replica.legacy import json_request
 from modelserve.replica.loader import load_class, model_path
+from modelserve.replica.package import Backend
 from modelserve.replica.try_once import main as trial
 from modelserve.serve.contract import AppArgs
 from starlette.responses import Response
@@ -78,31 +78,6 @@ class algo_backend:
 Make = Callable[..., AppArgs]
 
 
-@pytest.fixture(autouse=True)
-def fresh_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A replica's Python serves one package; here several are loaded one after the other."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("algopkg", "helper", "backend"):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Write a package, under the name the store gives it, and say how it is served."""
-
-    def package(files: dict[str, str], backend: str = "Echo", **args: Any) -> AppArgs:
-        root = tmp_path / "Echo-0123456789ab"
-        for name, text in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
-        return AppArgs(name="Echo", package=str(root), backend=backend, **args)
-
-    return package
-
-
 @pytest.fixture
 def words(tmp_path: Path) -> str:
     text = '{"hello": "world"}'
@@ -115,6 +90,11 @@ def words(tmp_path: Path) -> str:
 def ask(answering: Callable[..., Awaitable[Response]], params: Any, method: str = "GET") -> tuple[int, dict[str, Any]]:
     response = asyncio.run(answering(json_request(params, method)))  # type: ignore[arg-type]
     return response.status_code, json.loads(bytes(response.body))
+
+
+def served(args: AppArgs) -> Callable[..., Awaitable[Response]]:
+    """Load a package, and return what answers its requests."""
+    return Algorithm(args.model_dump()).application.respond
 
 
 @pytest.mark.parametrize("init", [{"__init__.py": ""}, {}], ids=["with __init__", "without __init__"])
@@ -169,7 +149,7 @@ def test_models_come_as_one_string(models: list[str], string: str) -> None:
 
 
 def test_a_short_class_reads_its_models_and_answers(make: Make, words: str) -> None:
-    status, answer = ask(Backend(make({"backend.py": SHORT}, models=[words])).answer, {"x": 1})
+    status, answer = ask(served(make({"backend.py": SHORT}, models=[words])), {"x": 1})
     assert (status, answer["status"]) == (200, 1)
     assert answer["result"]["got"] == {"x": 1}
     assert answer["result"]["texts"] == ['{"hello": "world"}']
@@ -187,11 +167,11 @@ def test_a_stored_model_that_was_changed_is_not_loaded(make: Make, tmp_path: Pat
 
 
 def test_an_original_class_reads_its_models_and_answers(make: Make, words: str) -> None:
-    backend = Backend(make({"backend.py": ORIGINAL}, "algo_backend", models=[words]))
-    status, answer = ask(backend.answer, {"text": "hello"})
+    backend = served(make({"backend.py": ORIGINAL}, "algo_backend", models=[words]))
+    status, answer = ask(backend, {"text": "hello"})
     assert (status, answer["status"], answer["result"]["word"]) == (200, 1, "world")
     assert answer["info"].startswith("Result from ")
-    status, answer = ask(backend.answer, {"text": "unknown"})
+    status, answer = ask(backend, {"text": "unknown"})
     assert (status, answer["status"]) == (200, 0)
 
 
@@ -199,7 +179,7 @@ def test_an_original_class_that_raises_is_answered_500(make: Make) -> None:
     source = (
         "class Echo:\n    def __init__(self, m): ...\n    async def __call__(self, r): raise ValueError('secret')\n"
     )
-    status, answer = ask(Backend(make({"backend.py": source})).answer, {})
+    status, answer = ask(served(make({"backend.py": source})), {})
     assert (status, answer["status"]) == (500, 0)
     assert "secret" not in json.dumps(answer)
 
@@ -217,7 +197,7 @@ def test_an_original_class_does_not_block_the_event_loop(make: Make) -> None:
         others_ran.set()
 
     async def both() -> Response:
-        response, _ = await asyncio.gather(backend.answer(json_request({})), other())
+        response, _ = await asyncio.gather(backend.respond(json_request({})), other())
         return response
 
     assert json.loads(bytes(asyncio.run(both()).body)) == {"free": True}
@@ -252,7 +232,7 @@ def test_a_warm_up_that_an_original_class_answers_with_status_0_raises(make: Mak
 )
 def test_only_the_section_s_methods_are_answered(make: Make, allowed: list[str], method: str, status: int) -> None:
     algorithm = Algorithm(make({"backend.py": SHORT}, methods=allowed).model_dump())
-    response = asyncio.run(algorithm(json_request({}, method)))
+    response = asyncio.run(algorithm.application.respond(json_request({}, method)))
     assert response.status_code == status
     if status == 405:
         assert response.headers["allow"] == ", ".join(allowed)
@@ -264,28 +244,33 @@ def test_a_changed_user_config_reaches_the_class(make: Make, source: str, backen
     algorithm = Algorithm(make({"backend.py": source}, backend).model_dump())
     for config in ({"top": 1}, {"top": 2}):
         asyncio.run(algorithm.reconfigure({"user_config": config, "warmup": None}))
-        assert algorithm._backend.instance.config == config
+        assert algorithm.backend.instance.config == config
 
 
 def test_a_class_may_reconfigure_itself_asynchronously(make: Make) -> None:
     source = SHORT.replace("def reconfigure", "async def reconfigure")
     algorithm = Algorithm(make({"backend.py": source}).model_dump())
     asyncio.run(algorithm.reconfigure({"user_config": 5}))
-    assert ask(algorithm, {})[1]["result"]["config"] == 5
+    assert ask(algorithm.application.respond, {})[1]["result"]["config"] == 5
 
 
 def test_a_class_without_reconfigure_takes_any_user_config(make: Make) -> None:
     source = SHORT.replace("def reconfigure", "def something_else")
     algorithm = Algorithm(make({"backend.py": source}).model_dump())
     asyncio.run(algorithm.reconfigure({"user_config": 5}))
-    assert ask(algorithm, {})[1]["status"] == 1
+    assert ask(algorithm.application.respond, {})[1]["status"] == 1
 
 
 def test_a_new_replica_is_asked_the_warm_up_once_with_its_configuration(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": SHORT}).model_dump())
     for top in (1, 2):
         asyncio.run(algorithm.reconfigure({"user_config": {"top": top}, "warmup": {"x": 1}}))
-    assert ask(algorithm, {})[1]["result"] == {"got": {}, "config": {"top": 2}, "texts": [], "asked": 2}
+    assert ask(algorithm.application.respond, {})[1]["result"] == {
+        "got": {},
+        "config": {"top": 2},
+        "texts": [],
+        "asked": 2,
+    }
 
 
 def test_a_replica_whose_warm_up_fails_does_not_start(make: Make) -> None:
@@ -311,19 +296,19 @@ def test_a_request_that_takes_longer_than_its_time_is_answered_504(make: Make, k
     )
     algorithm = Algorithm(make({"backend.py": source}).model_dump())
     asyncio.run(algorithm.reconfigure({"request_timeout": 0.2}))
-    status, answer = ask(algorithm, {"slow": 1})
+    status, answer = ask(algorithm.application.respond, {"slow": 1})
     assert (status, answer["status"]) == (504, 0)
     assert "longer than 0.2 s" in answer["info"]
     assert answer["request_id"]
-    getattr(algorithm._backend.instance, "go", threading.Event()).set()
+    getattr(algorithm.backend.instance, "go", threading.Event()).set()
     asyncio.run(algorithm.reconfigure({}))  # the limit is lifted in place
-    assert ask(algorithm, {})[1]["result"] is True
+    assert ask(algorithm.application.respond, {})[1]["result"] is True
 
 
 def test_a_timeout_within_the_inference_is_a_failure_of_its_own(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": SHORT.replace("ValueError", "TimeoutError")}).model_dump())
     asyncio.run(algorithm.reconfigure({"request_timeout": 5}))
-    assert ask(algorithm, {"fail": "database"})[0] == 500
+    assert ask(algorithm.application.respond, {"fail": "database"})[0] == 500
 
 
 BATCH = """
@@ -339,7 +324,7 @@ def test_a_section_s_batch_size_gathers_requests(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": BATCH}, batch_size=3, batch_wait=5).model_dump())
 
     async def three() -> list[Response]:
-        return await asyncio.gather(*(algorithm(json_request({})) for _ in range(3)))
+        return await asyncio.gather(*(algorithm.application.respond(json_request({})) for _ in range(3)))
 
     assert [json.loads(bytes(one.body))["result"] for one in asyncio.run(three())] == [3, 3, 3]
 
@@ -396,7 +381,7 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
     asyncio.run(algorithm.reconfigure({"warmup": {"text": "a"}}))
     request = json_request({}, "GET", path)
     request.scope["root_path"] = root
-    document = json.loads(bytes(asyncio.run(algorithm(request)).body))
+    document = json.loads(bytes(asyncio.run(algorithm.application.respond(request)).body))
     assert document["methods"] == ["POST"]
     assert document["example"] == {"text": "a"}
     assert document["input"]["required"] == ["text"]
@@ -405,13 +390,13 @@ def test_the_schema_is_answered_below_the_route_whatever_the_methods(make: Make,
 
 def test_the_schema_is_asked_for_by_get_alone(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": SHORT}, methods=["GET", "POST"]).model_dump())
-    answer = asyncio.run(algorithm(json_request({"x": 1}, "POST", "/schema")))
+    answer = asyncio.run(algorithm.application.respond(json_request({"x": 1}, "POST", "/schema")))
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
 def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
     algorithm = Algorithm(make({"backend.py": ORIGINAL}, "algo_backend").model_dump())
-    document = json.loads(bytes(asyncio.run(algorithm(json_request({}, "GET", "/schema"))).body))
+    document = json.loads(bytes(asyncio.run(algorithm.application.respond(json_request({}, "GET", "/schema"))).body))
     assert document["input"] == {"type": "object"}
     assert "example" not in document
 
@@ -419,5 +404,5 @@ def test_a_class_without_types_has_a_schema_too(make: Make) -> None:
 def test_an_attribute_of_a_class_without_types_is_not_taken_for_its_types(make: Make) -> None:
     source = ORIGINAL.replace("self.config = None", "self.config, self.types = None, ['cat', 'dog']", 1)
     algorithm = Algorithm(make({"backend.py": source}, "algo_backend").model_dump())
-    response = asyncio.run(algorithm(json_request({}, "GET", "/schema")))
+    response = asyncio.run(algorithm.application.respond(json_request({}, "GET", "/schema")))
     assert json.loads(bytes(response.body))["input"] == {"type": "object"}

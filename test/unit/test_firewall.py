@@ -50,6 +50,8 @@ def template(**variables: Any) -> str:
     environment.filters["comment"] = lambda text: f"# {text}"
     values = {
         "ansible_managed": "managed",
+        "firewall_enabled": True,
+        "firewall_own_ports": [8000, "30000-30999"],
         "firewall_ssh_ports": [22],
         "firewall_gateway_ports": [],
         "firewall_open_ports": [],
@@ -72,6 +74,13 @@ def test_the_worlds_ports_are_one_list() -> None:
     assert re.findall(r"tcp dport \{ (.*) \} accept", text) == ["22, 666, 2222, 9100"]
     assert "policy drop" in text and 'iifname "br-*" accept' in text
     assert "elements" not in text, "nft knows no empty list"
+
+
+def test_without_the_firewall_modelserve_s_own_ports_alone_are_closed_also_to_docker_s_bridges() -> None:
+    text = rules(["10.0.0.2"], firewall_enabled=False)
+    assert "policy accept" in text
+    assert re.findall(r"tcp dport \{ (.*) \} counter drop", text) == ["8000, 30000-30999"]
+    assert elements(text, "cluster4") == ["10.0.0.2"] and "docker0" not in text
 
 
 def test_the_clusters_hosts_are_told_apart_by_family() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import modelserve
 import pytest
 from modelserve.catalog.openapi import UNTYPED, Algorithm, document, hoisted
 from modelserve.config.routes import ALGORITHM_HEADER
@@ -14,6 +15,7 @@ from modelserve.replica.types import Types
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 
 class Face(BaseModel):
@@ -59,7 +61,8 @@ def others(param: Other) -> int:
 
 def algorithm(name: str, method: Any = None, **more: Any) -> Algorithm:
     described = {"input": UNTYPED, "output": {}} if method is None else Types(method).document()
-    return Algorithm(**{"name": name, "methods": ("GET",), **described, **more})
+    media_types = {key: tuple(described.pop(key)) for key in ("consumes", "produces") if key in described}
+    return Algorithm(**{"name": name, "methods": ("GET",), **described, **media_types, **more})
 
 
 def made(routes: Mapping[str, Sequence[Algorithm]], **weights: float) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def test_definitions_whose_names_no_component_can_have_stay_apart() -> None:
 
 def test_answers_that_an_algorithm_cannot_give_are_left_out() -> None:
     plain = made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["responses"]
-    assert set(plain) == {"200", "400", "404", "405", "411", "413", "500", "503", "504"}
+    assert set(plain) == {"200", "400", "404", "405", "413", "415", "500", "502", "503", "504"}
     bound = made({"r": [algorithm("A", others, queue=3)]})["paths"]["/r"]["get"]["responses"]
     assert set(bound) - set(plain) == {"422", "429"}
 
@@ -174,6 +177,88 @@ def test_where_a_key_is_needed_the_document_says_so() -> None:
 def test_the_example_is_the_body_s() -> None:
     found = made({"r": [algorithm("A", example={"text": "x"})]})
     assert found["paths"]["/r"]["get"]["requestBody"]["content"]["application/json"]["example"] == {"text": "x"}
+
+
+class Picture(BaseModel):
+    image: modelserve.Upload
+    mask: bytes = b""
+    top: int = 3
+    kind: Literal["cat", "dog"] | None = None
+    tags: list[str] = []
+    face: Face | None = None
+
+
+def picture(param: Picture) -> bytes:
+    raise NotImplementedError
+
+
+def raw(param: modelserve.Upload) -> Iterator[modelserve.Event]:
+    raise NotImplementedError
+
+
+def page(param: dict[str, Any]) -> Response:
+    raise NotImplementedError
+
+
+def test_a_file_is_picked_in_a_form() -> None:
+    found = made({"r": [algorithm("A", picture, methods=("POST",), example={"image": "eA=="})]})
+    operation = found["paths"]["/r"]["post"]
+    content = operation["requestBody"]["content"]
+    assert list(content) == ["multipart/form-data", "application/json"]
+    assert operation["requestBody"]["required"] is True
+    assert "example" not in content["multipart/form-data"]
+    assert content["application/json"]["example"] == {"image": "eA=="}
+    schema = found["components"]["schemas"]["A.input"]["properties"]
+    assert schema["image"]["format"] == schema["mask"]["format"] == "binary"
+    answered = operation["responses"]["200"]["content"]
+    assert answered == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    assert "x-modelserve" not in json.dumps(found)
+
+
+def test_an_example_that_names_files_is_left_out() -> None:
+    found = made({"r": [algorithm("A", picture, example={"image": {"file": "cat.png"}})]})
+    assert "example" not in found["paths"]["/r"]["get"]["requestBody"]["content"]["application/json"]
+    kept = made({"r": [algorithm("A", others, example={"face": {"file": "x"}})]})
+    assert "example" in kept["paths"]["/r"]["get"]["requestBody"]["content"]["application/json"]
+
+
+def test_an_inference_that_takes_a_body_has_it_as_a_file() -> None:
+    operation = made({"r": [algorithm("A", raw, example={"file": "cat.png"})]})["paths"]["/r"]["get"]
+    content = operation["requestBody"]["content"]
+    assert list(content) == ["application/octet-stream", "multipart/form-data"]
+    assert operation["requestBody"]["required"] is True
+    assert not any("example" in described for described in content.values())
+    assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
+    assert list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert "stream" in operation["responses"]["200"]["description"]
+
+
+def test_a_get_has_the_fields_that_a_text_can_express_as_its_query() -> None:
+    found = made({"r": [algorithm("A", picture, methods=("GET", "POST"))]})
+    get, post = found["paths"]["/r"]["get"], found["paths"]["/r"]["post"]
+    assert [parameter["name"] for parameter in get["parameters"]] == ["top", "kind", "tags"]
+    assert all(parameter["in"] == "query" and not parameter["required"] for parameter in get["parameters"])
+    assert get["requestBody"]["required"] is False
+    assert post["parameters"] == []
+    assert made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["parameters"] == []
+
+
+def test_any_response_has_no_type() -> None:
+    operation = made({"r": [algorithm("A", page)]})["paths"]["/r"]["get"]
+    assert operation["responses"]["200"]["content"] == {"*/*": {"schema": {}}}
+
+
+def test_algorithms_of_several_types_share_a_route() -> None:
+    found = made({"r": [algorithm("A", picture, methods=("POST",)), algorithm("B", faces, methods=("POST",))]})
+    operation = found["paths"]["/r"]["post"]
+    content = operation["requestBody"]["content"]
+    assert content["multipart/form-data"]["schema"] == {"$ref": "#/components/schemas/A.input"}
+    assert len(content["application/json"]["schema"]["anyOf"]) == 2
+    assert set(operation["responses"]["200"]["content"]) == {"application/octet-stream", "application/json"}
+
+
+def test_failures_have_a_code() -> None:
+    assert "code" in made({})["components"]["schemas"]["Failure"]["properties"]
 
 
 def test_a_shared_route_lists_who_answers_and_how_to_pick_one() -> None:

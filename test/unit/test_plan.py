@@ -80,7 +80,9 @@ def test_an_algorithm_that_is_added_needs_replicas_and_one_removed_does_not() ->
         ({"max_replicas": 4, "min_replicas": 0, "replicas": 2}, "replicas", False),
         ({"max_ongoing_requests": 8}, "max_ongoing_requests", False),
         ({"max_queued_requests": 8}, "max_queued_requests", False),
-        ({"request_timeout": 8}, "request_timeout", False),
+        ({"request_timeout": 8, "drain_timeout": 600}, "request_timeout", False),
+        ({"drain_timeout": 8}, "drain_timeout", False),
+        ({"retry_unanswered": True}, "retry_unanswered", False),
         ({"update": "recreate"}, "update", False),
     ],
 )
@@ -100,6 +102,12 @@ def test_batches_need_replicas_that_gather_them() -> None:
         (change,) = compare({"Echo": wanted}, {"Echo": running}, HERE, HERE).changes
         assert {one.what for one in change.differences} == {"batch_size", "batch_wait"}
         assert change.needs_new_replicas
+
+
+def test_a_memory_limit_needs_replicas_that_watch_it() -> None:
+    (change,) = compare({"Echo": app(memory_limit=2**31)}, {"Echo": app()}, HERE, HERE).changes
+    assert [(difference.what, difference.new) for difference in change.differences] == [("memory_limit", 2**31)]
+    assert change.needs_new_replicas
 
 
 def test_the_document_has_no_value_of_an_environment_variable() -> None:

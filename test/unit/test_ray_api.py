@@ -21,7 +21,7 @@ PATH = "/api/serve/applications/"
 def ray(tmp_path: Path, site: Site) -> RayAPI:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "ray_token").write_text("the token\n")
-    return RayAPI(Settings(home=tmp_path, dashboard_url=site.url + "/", serve_port=site.port))
+    return RayAPI(Settings(home=tmp_path, dashboard_url=site.url + "/"))
 
 
 def test_what_serve_runs_is_read_with_the_token(ray: RayAPI, site: Site) -> None:
@@ -83,18 +83,6 @@ def test_something_else_on_ray_s_port_is_no_traceback(ray: RayAPI, site: Site) -
     site.answers[PATH] = (200, b"<html>not Ray</html>")
     with pytest.raises(UserError):
         ray.serve_details()
-
-
-@pytest.mark.parametrize(("status", "answers"), [(405, True), (200, True), (404, False), (503, False)])
-def test_a_route_is_answered_when_a_replica_refuses_the_method(
-    ray: RayAPI, site: Site, status: int, answers: bool
-) -> None:
-    site.answers["/echo"] = (status, b"")
-    assert ray.ingress_answers("/echo") is answers
-
-
-def test_an_ingress_that_is_not_there_answers_no_route(tmp_path: Path, closed_port: int) -> None:
-    assert RayAPI(Settings(home=tmp_path, serve_port=closed_port)).ingress_answers("/echo") is False
 
 
 def test_what_is_reserved_is_read_by_node(ray: RayAPI, site: Site) -> None:

@@ -38,3 +38,15 @@ def test_other_lines_are_written_and_say_where_they_come_from(
         "test_other_lines_are_written_and_say_where_they_come_from",
         "test_ray_compat.py",
     )
+
+
+def test_outside_a_replica_there_is_no_health_to_check() -> None:
+    ray_compat.check_health_now()
+
+
+def test_a_deployment_is_known_by_the_module_that_names_it() -> None:
+    class Deployment:
+        pass
+
+    ingress = ray_compat.as_ingress(Deployment, "modelserve.serving")
+    assert (ingress.__module__, ingress.__qualname__) == ("modelserve.serving", "Deployment")

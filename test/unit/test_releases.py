@@ -14,7 +14,7 @@ from modelserve.config.section import Section
 from modelserve.deploy.plan import Plan, compare
 from modelserve.deploy.releases import Releases, Target
 from modelserve.errors import UserError
-from modelserve.serve.application import Application
+from modelserve.serve.application import Application, limits_of
 
 SERVED = Served(port=666, routes={"face": (Share(name="A", prefix="/A", weight=90), Share(name="B", prefix="/B"))})
 
@@ -62,9 +62,17 @@ def test_a_release_of_the_version_before_is_read_as_it_was_written(tmp_path: Pat
     file = Path(__file__).parent / "data" / "release_of_the_version_before.json"
     (tmp_path / "1.json").write_text(file.read_text())
     release = Releases(tmp_path, keep=3).read(1)
-    assert json.dumps(release.as_dict()) == json.dumps(json.loads(file.read_text()))
+    written, read = json.loads(file.read_text()), json.loads(json.dumps(release.as_dict()))
+    # This version adds the gateway's limits, as the applications have them, and Serve's proxy runs on the head alone.
+    for share in (share for shares in read["served"]["routes"].values() for share in shares):
+        assert share.pop("limits") == limits_of(release.target.applications[share["name"]]).model_dump()
+    assert read["serve"].pop("proxy_location") == "HeadOnly"
+    assert written["serve"].pop("proxy_location") == "EveryNode"
+    assert json.dumps(read) == json.dumps(written)
     assert list(release.target.applications) == ["Plain", "Fixed", "Scaled", "Zero", "Start", "Größe"]
     assert release.target.serve_port == 8000
+    (fixed,) = (share for shares in release.target.served.routes.values() for share in shares if share.name == "Fixed")
+    assert (fixed.limits.max_ongoing_requests, fixed.limits.request_timeout) == (8, 30)
 
 
 DAMAGED = ["", "{", "[]", "null", '{"conf": ""}', '{"conf": "", "serve": {"applications": [{"name": "Echo"}]}}', "\xff"]

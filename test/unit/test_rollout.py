@@ -155,6 +155,62 @@ def test_a_crash_loop_fails_whatever_serve_calls_it(site: Site, play: Play) -> N
     assert failed == {"Echo": "its replicas crash soon after they start: ActorDiedError: it died"}
 
 
+def died(site: Site, reason: str) -> None:
+    """Have Ray tell of a replica that died just now."""
+    now_ms = int(time.time() * 1000)
+    actor = {
+        "name": "SERVE_REPLICA::Echo#Echo#b",
+        "job_id": "01",
+        "node_id": "0",
+        "pid": 7,
+        "death_cause": {"actor_died_error_context": {"error_message": reason, "reason": "WORKER_DIED"}},
+    }
+    worker = {"node_id": "0", "pid": 7, "worker_id": "w", "end_time_ms": now_ms}
+    node = {"node_id": "0", "node_ip": "10.0.0.1", "is_head_node": True, "state": "ALIVE", "labels": {}}
+    equal = "&filter_keys={}&filter_predicates=%3D&filter_values={}"
+    dead = equal.format("state", "DEAD") + equal.format("class_name", "ServeReplica%3AEcho%3AEcho")
+    for path, document in (
+        ("actors?limit=10000&detail=1" + dead, actor),
+        ("workers?limit=10000&detail=1" + equal.format("is_alive", "False"), worker),
+        ("nodes?limit=1000&detail=1", node),
+    ):
+        site.answers[f"/api/v0/{path}"] = (200, json.dumps({"data": {"result": {"result": [document]}}}).encode())
+    log = {"message": "opening the model\n", "filename": "backend.py"}
+    file = "serve%2Freplica_Echo_Echo_b.log"
+    site.answers[f"/api/v0/logs/file?node_id=0&filename={file}&lines=30"] = (200, json.dumps(log).encode())
+
+
+def test_a_replica_that_dies_while_it_loads_fails_with_its_reason(site: Site, play: Play) -> None:
+    died(site, "Worker exits with an exit code 4.")
+    message = "The deployment failed to start 3 times in a row. Error:\nActorDiedError()"
+    play(
+        details({"old": "RUNNING", "b": "STARTING"}),
+        details({"old": "RUNNING"}, status="DEPLOY_FAILED", message=message, trigger="REPLICA_STARTUP_FAILED"),
+        seconds=0.5,
+    )
+    failed = update(site, {"old": "RUNNING"})
+    assert failed == {"Echo": "ended itself with exit code 4; the last line of its log: opening the model"}
+
+
+def test_a_crash_loop_fails_with_the_reason_of_the_last_crash(site: Site, play: Play) -> None:
+    died(site, "Worker exits with an exit code 4.")
+    play(
+        details({"old": "STOPPING", "a": "RUNNING"}),
+        details({"old": "STOPPING", "b": "STARTING"}),
+        details({"old": "STOPPING", "b": "RUNNING"}),
+        details({"c": "STARTING"}),
+        seconds=0.5,
+    )
+    failed = update(site, {"old": "RUNNING"}, min_ready_seconds=3)
+    assert failed["Echo"].startswith("its replicas crash soon after they start: ended itself with exit code 4")
+
+
+def test_an_error_of_the_author_s_code_stays(site: Site, play: Play) -> None:
+    died(site, "Worker exits with an exit code 4.")
+    play(details({"old": "RUNNING"}, status="DEPLOY_FAILED", message="ValueError: no model", trigger=""))
+    assert update(site, {"old": "RUNNING"}) == {"Echo": "ValueError: no model"}
+
+
 def test_one_crash_is_forgiven(site: Site, play: Play) -> None:
     play(
         details({"old": "STOPPING", "a": "RUNNING"}),

@@ -11,7 +11,7 @@ from modelserve.replica import deployment
 
 def test_a_release_s_import_path_resolves() -> None:
     module, name = ["modelserve.serving", "build"]
-    assert getattr(importlib.import_module(module), name) is deployment.build
+    assert getattr(importlib.import_module(module), name) is serving.build
 
 
 def test_serve_s_state_refers_to_the_class_by_its_stable_name() -> None:

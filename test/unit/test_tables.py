@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from modelserve.cli.tables import plan_text, status_table
+from modelserve.cli.tables import duration_text, events_table, plan_text, status_table
+from modelserve.deploy.events import Event
 from modelserve.deploy.plan import Change, Difference, Plan
 
 
@@ -13,6 +14,31 @@ def row(**values: Any) -> dict[str, Any]:
     url = "http://127.0.0.1:666/extract"
     numbers = {"replicas": 1, "wanted": 1, "weight": 100.0}
     return {"name": "Echo", "status": "RUNNING", "url": url, "message": "", **numbers, **values}
+
+
+def test_a_status_names_what_died() -> None:
+    crash = {"count": 2, "reason": "killed by signal 9", "node": "head", "seconds_ago": 190}
+    one = {"count": 1, "reason": "its node died", "node": "worker_1", "seconds_ago": 7300}
+    none = {"count": 0, "reason": None, "node": None, "seconds_ago": None}
+    rows = [row(deaths=crash), row(name="Face", deaths=one), row(name="Plain", deaths=none), row(name="Old")]
+    assert status_table(rows).splitlines()[-2:] == [
+        "Echo: 2 replicas died in the last hour, the last 3 min ago on head: killed by signal 9",
+        "Face: a replica died 2 h ago on worker_1: its node died",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.6, "60 s"), (60, "1 min"), (7200, "2 h"), (3e5, "3 d")])
+def test_a_duration_has_its_largest_unit(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_events_are_a_table() -> None:
+    events = [Event(1795781000, "node", "", "worker_1", "the node died"), Event(0, "death", "Echo", "head", "died")]
+    lines = [line.split() for line in events_table(events).splitlines()]
+    assert lines[0] == ["time", "(UTC)", "algorithm", "node", "event"]
+    assert lines[2] == ["2026-11-27", "12:03:20", "-", "worker_1", "the", "node", "died"]
+    assert lines[3] == ["-", "Echo", "head", "died"]
+    assert events_table([]) == "nothing happened in that time"
 
 
 def test_a_plan_reads_as_a_diff() -> None:

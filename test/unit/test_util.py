@@ -20,6 +20,12 @@ def far_time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("far_time_zone")
+def test_a_time_that_is_written_is_read_again() -> None:
+    assert clock.seconds(clock.utc(1795780800)) == 1795780800
+    assert clock.seconds("yesterday") == 0
+
+
+@pytest.mark.usefixtures("far_time_zone")
 def test_a_time_is_utc() -> None:
     shown = datetime.strptime(clock.utc_now(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     assert abs(shown - datetime.now(UTC)) < timedelta(seconds=5)

@@ -180,5 +180,5 @@ def test_nor_by_a_class_written_the_original_way() -> None:
         inner._model_inference(await request.json())
         return {"status": 1}
 
-    asyncio.run(one_leaves(LegacyBackend(original, "POST"), inner))
+    asyncio.run(one_leaves(LegacyBackend(original), inner))
     assert inner.seen == [0, 2]

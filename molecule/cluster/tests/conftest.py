@@ -30,9 +30,7 @@ HOME = "/opt/modelserve"
 WORKERS = ("worker_1", "worker_2")
 GATEWAYS = (bed.HEAD, "worker_2")
 PORT = 666
-INGRESS_PORT = 8000  # where Serve itself answers, each algorithm by its name
 REQUESTS = [("extract", {"text": "good morning"}), ("embed", {"sentence": "a cat sits on the mat"})]
-DIRECT = [(name, params) for name, (_, params) in zip(("AlgoExample", "TextEmbedding"), REQUESTS, strict=True)]
 
 
 class Cluster:
@@ -133,22 +131,19 @@ class Cluster:
         lines = bed.on(host, "docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}").splitlines()
         return dict(line.split() for line in lines)
 
-    def load(self, host: str = bed.HEAD, port: int = PORT) -> Load:
-        """A steady load on every algorithm, through the gateway or a host's ingress."""
-        if port == INGRESS_PORT:
-            return Load(bed.address(host), port, DIRECT)
-        return Load(bed.address(host), port, REQUESTS, *self.credentials())
+    def load(self, host: str = bed.HEAD) -> Load:
+        """A steady load on every algorithm, through a host's gateway."""
+        return Load(bed.address(host), PORT, REQUESTS, *self.credentials())
 
-    def ask(self, route: str, params: Any, host: str = bed.HEAD, port: int = PORT) -> Any:
+    def ask(self, route: str, params: Any, host: str = bed.HEAD) -> Any:
         """One request's answer."""
-        with self.open(route, params, host, port) as response:
+        with self.open(route, params, host) as response:
             return json.loads(response.read())
 
-    def open(self, route: str, params: Any, host: str = bed.HEAD, port: int = PORT, **headers: str) -> HTTPResponse:
-        """Send a request: to the gateway over TLS and with a key, to Serve's own ingress without."""
-        guarded = port == PORT
-        context, own = self.credentials() if guarded else (None, {})
-        url = f"http{'s' if guarded else ''}://{bed.address(host)}:{port}/{route}"
+    def open(self, route: str, params: Any, host: str = bed.HEAD, **headers: str) -> HTTPResponse:
+        """Send a request to a host's gateway, over TLS and with a key."""
+        context, own = self.credentials()
+        url = f"https://{bed.address(host)}:{PORT}/{route}"
         headers = {"Content-Type": "application/json", **own, **headers}
         request = urllib.request.Request(url, json.dumps(params).encode(), headers, method="GET")
         handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)

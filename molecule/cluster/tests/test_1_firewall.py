@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import bed
 import pytest
-from conftest import GATEWAYS, INGRESS_PORT, PORT, WORKERS, Cluster
+from conftest import GATEWAYS, PORT, WORKERS, Cluster
 from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 
 HOSTS = (bed.HEAD, *WORKERS)
-# SSH, and what the scenario opens for its own tests; the gateways have their port.
-DECLARED = {22, INGRESS_PORT}
+# SSH; the gateways have their port, too.
+DECLARED = {22}
 NEW_PORT = 7777
 REACH = """
 import socket, sys
@@ -27,19 +27,16 @@ for port in sys.argv[2:]:
         pass
 """
 # Ray's and the store's, whatever listens just now.
-KNOWN = {6370, 6380, 6381, 6390, 8080, 8265, 8404, 8500, 9101, 10001, 52365, 52366, 52367, 30000, 44217, 44227}
+KNOWN = {6370, 6380, 6381, 6390, 8080, 8000, 8265, 10001, 52365, 52366, 52367, 30000, 44217, 44227}
 # Ray's processes, one port each.
 RAY_PROCESSES = range(PORTS["min-worker-port"], PORTS["max-worker-port"] + 1)
-# Serve's, on the head and on every node with replicas: the ingress, its numbers and its metrics.
-SERVE = {INGRESS_PORT, 8404, 9101}
-REPLICAS_HTTP = range(30000, 32768)
-# Serve gives a replica's gRPC no fixed port.
-REPLICAS_GRPC = range(32768, 61000)
+# HTTP, and calls between Serve's own processes.
+REPLICAS = range(30000, 32000)
 REPLICA = "ray::ServeRepli"
 # The catalog too, where the head has the only gateway.
 LOOPBACK_ALONE = {HEAD_PORTS["dashboard-port"]}
-# Serve's way around its ingress, and the metrics of Ray's head.
-SSH, ON_HEAD = 22, {8500, 44217, 44227}
+# Serve's proxy, and the metrics of Ray's head.
+SSH, ON_HEAD = 22, {8000, 44217, 44227}
 DOCKERS_NAMES = "127.0.0.11"  # how a bed's host asks for names: of the bed, not of the host
 
 
@@ -72,7 +69,7 @@ def sockets(host: str) -> list[Listening]:
 def fixed(host: str) -> set[int]:
     """The ports that a host is declared to have, each of them."""
     ranges = {"min-worker-port", "max-worker-port"}
-    ports = {SSH, *SERVE, *(port for name, port in PORTS.items() if name not in ranges)}
+    ports = {SSH, *(port for name, port in PORTS.items() if name not in ranges)}
     if host in GATEWAYS:
         ports.add(PORT)
     if host == bed.HEAD:
@@ -88,7 +85,7 @@ def undeclared(host: str, found: list[Listening]) -> list[Listening]:
             return True
         if one.port in fixed(host):
             return one.loopback or one.port not in LOOPBACK_ALONE
-        if one.port in REPLICAS_HTTP or one.port in REPLICAS_GRPC:
+        if one.port in REPLICAS:
             return one.process == REPLICA
         return one.port in RAY_PROCESSES and one.process.startswith(("ray::", "ray-dashboard"))
 
@@ -129,8 +126,7 @@ def test_on_a_host_listens_what_is_declared_and_nothing_else(cluster: Cluster) -
     for host in HOSTS:
         found = sockets(host)
         assert not undeclared(host, found), host
-        idle = host != bed.HEAD and all(one.process != REPLICA for one in found)
-        missing = fixed(host) - {one.port for one in found} - (SERVE if idle else set())
+        missing = fixed(host) - {one.port for one in found}
         assert not missing, f"{host}: declared, but nothing listens"
     listener = f"import socket, time; s = socket.create_server(('0.0.0.0', {NEW_PORT})); time.sleep(60)"
     bed.on("worker_1", "sh", "-c", f'python3 -c "{listener}" >/dev/null 2>&1 & echo $! >/tmp/listener')

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import bed
 import pytest
-from conftest import HOME, PROJECT, WORKERS, Cluster
+from conftest import GATEWAYS, HOME, PROJECT, WORKERS, Cluster
 
 # A second beyond the usual latency is the aim; these hosts share two cores with the load and with each other.
 STALL_S = 5
@@ -65,6 +67,28 @@ def test_updates_a_rollback_and_a_failed_update_lose_no_request(cluster: Cluster
         # The very same files: environments and models were left alone.
         assert there[worker] <= set(bed.on(worker, "sh", "-c", listing).split())
         assert bed.on(worker, "sh", "-c", f"grep -l UPDATED {HOME}/store/pkg/AlgoExample-*/backend.py").strip()
+
+
+def test_an_update_while_the_sync_agents_hang_loses_no_request(cluster: Cluster, project: Path) -> None:
+    def agents(command: str) -> None:
+        for gateway in GATEWAYS:
+            bed.on(gateway, "docker", command, "modelserve_gateway_sync")
+
+    def hang() -> None:
+        before = set(cluster.replicas())
+        cluster.wait_until("a new replica", lambda: bool(set(cluster.replicas()) - before), 120)
+        agents("pause")
+        time.sleep(5)
+        agents("unpause")
+
+    with cluster.load() as load, cluster.load("worker_2") as second:
+        cluster.edit("algopkg/AlgoExample/backend.py", "^class ", "HUNG = True\n\n\nclass ")
+        thread = threading.Thread(target=hang)
+        thread.start()
+        cluster.playbook("playbooks/deploy.yml")
+        thread.join()
+    for gateway in (load, second):
+        assert gateway.answers and not gateway.failed(), gateway.kinds()
 
 
 def test_a_split_over_the_cluster(cluster: Cluster, project: Path) -> None:

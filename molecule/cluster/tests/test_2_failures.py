@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import bed
 import pytest
-from conftest import INGRESS_PORT, WORKERS, Cluster, Load
+from conftest import WORKERS, Cluster, Load
 
 Table = list[tuple[str, ...]]
 
@@ -42,7 +42,8 @@ def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
         back = time.monotonic() - at
         cluster.wait_for(*WORKERS)
     table.append(row("one of two replicas killed", load, at, back))
-    assert not load.failed()
+    # What it had in flight, which may have begun, and nothing else.
+    assert len(load.failed()) <= 2 and not load.failed(after=at + 1), load.kinds()
     assert len(set(cluster.replicas()) - before) == 1, "replaced by one other"
 
 
@@ -81,8 +82,7 @@ def test_a_worker_goes_and_comes_back(
 @pytest.mark.essential
 def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
-    # Serve runs an ingress on every node that has replicas.
-    with cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct, cluster.load() as load:
+    with cluster.load("worker_2") as second, cluster.load() as load:
         at = time.monotonic()
         crash(bed.HEAD, "modelserve_head")
         time.sleep(5)
@@ -90,18 +90,15 @@ def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
         back = time.monotonic() - at
         time.sleep(2)
     table.append(row("the head's container killed: through the gateway", load, at, back))
-    table.append(row("the same, through a worker's ingress", direct, at, back))
-    assert not load.failed(after=at + 5) and len(load.failed()) <= 4
-    assert not direct.failed(after=at + 5) and len(direct.failed()) <= 4
+    table.append(row("the same, through the gateway on another host", second, at, back))
+    for gateway in (load, second):  # replicas and gateways go on without the head
+        assert gateway.answers and not gateway.failed(), gateway.kinds()
     assert cluster.replicas() == before, "nothing was deployed anew"
 
 
 def test_the_head_host_rebooted(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
-    with (
-        cluster.load("worker_2") as second,
-        cluster.load(cluster.worker_with("AlgoExample"), INGRESS_PORT) as direct,
-    ):
+    with cluster.load("worker_2") as second:
         at = time.monotonic()
         bed.power_off(bed.HEAD)
         time.sleep(5)
@@ -111,13 +108,26 @@ def test_the_head_host_rebooted(cluster: Cluster, table: Table) -> None:
         back = time.monotonic() - on
         time.sleep(5)
     table.append(row("the head host rebooted: through the gateway on another host", second, at, back))
-    table.append(row("the same, through a worker's ingress", direct, at, back))
-    assert not second.failed(after=at + 5) and len(second.failed()) <= 4
-    assert not direct.failed(after=at + 5) and len(direct.failed()) <= 4
+    assert second.answers and not second.failed(), second.kinds()
     with cluster.load() as load:
         time.sleep(2)
     assert load.answers and not load.failed(), "the gateway answers again by itself"
     assert cluster.replicas() == before, "nothing was deployed anew"
+
+
+def test_a_gateway_restarted_while_the_head_is_off(cluster: Cluster, table: Table) -> None:
+    cluster.credentials()  # the head makes the key
+    bed.power_off(bed.HEAD)
+    try:
+        bed.on("worker_2", "docker", "restart", "--time", "1", "modelserve_gateway")
+        at = time.monotonic()
+        with cluster.load("worker_2") as load:
+            time.sleep(10)
+        table.append(row("the head off, and the other gateway restarted", load, at))
+        assert load.answers and not load.failed(after=at + 3), load.kinds()
+    finally:
+        bed.power_on(bed.HEAD)
+        cluster.wait_for(*WORKERS)
 
 
 def test_the_network_between_head_and_a_worker_cut(cluster: Cluster, table: Table) -> None:

@@ -13,7 +13,7 @@ from conftest import HEAD, HOME, PROJECT, SOURCE, Cluster, run
 
 
 @pytest.mark.essential
-@pytest.mark.parametrize("name", [HEAD, "modelserve_gateway", "modelserve_catalog"])
+@pytest.mark.parametrize("name", [HEAD, "modelserve_gateway", "modelserve_gateway_sync", "modelserve_catalog"])
 def test_a_container_runs_as_promised(host: Any, name: str) -> None:
     container = host.docker(name)
     assert container.is_running
@@ -137,9 +137,9 @@ def test_the_gateway_listens_on_loopback_alone(host: Any) -> None:
 @pytest.mark.essential
 def test_status_and_smoke_playbooks_show_every_algorithm(cluster: Cluster) -> None:
     status = cluster.playbook("playbooks/status.yml").stdout
-    assert status.count("RUNNING") == 5 and "http://127.0.0.1:6660/embed" in status
+    assert status.count("RUNNING") == 7 and "http://127.0.0.1:6660/embed" in status
     smoke = cluster.playbook("playbooks/smoke.yml").stdout
-    assert smoke.count(" ok ") >= 5 and '"status": 1' in smoke
+    assert smoke.count(" ok ") >= 7 and '"status": 1' in smoke
 
 
 def test_check_mode_finds_nothing_to_change(cluster: Cluster) -> None:
@@ -175,5 +175,5 @@ def test_the_user_s_tests_fail_with_the_cause(cluster: Cluster) -> None:
 def test_nothing_of_the_project_was_left_out(cluster: Cluster) -> None:
     result: subprocess.CompletedProcess[str] = cluster.head("modelserve", "plan", "--json")
     document = json.loads(result.stdout)
-    assert document["changed"] is False and len(document["unchanged"]) == 5
+    assert document["changed"] is False and len(document["unchanged"]) == 7
     assert (PROJECT / "Model_ZOO" / "minilm-int8.onnx").exists()

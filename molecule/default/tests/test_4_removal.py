@@ -25,7 +25,11 @@ def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str)
     names = ["docker", "ps", "--all", "--format", "{{.Names}}"]
     cluster.playbook("playbooks/down.yml")
     left = run(*names).stdout.split()
-    assert foreign in left and HEAD not in left and not {"modelserve_gateway", "modelserve_catalog"} & set(left)
+    assert (
+        foreign in left
+        and HEAD not in left
+        and not {"modelserve_gateway", "modelserve_gateway_sync", "modelserve_catalog"} & set(left)
+    )
     assert (HOME / "store").is_dir() and (HOME / "secrets/ray_token").exists()
 
     cluster.playbook("site.yml")
