@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ SLOW = (
 )
 SOAK_RATE = 200
 SLICE_S = 20
+DEPLOY_EVERY_S = 60
 
 
 @contextmanager
@@ -86,11 +88,44 @@ def overload(scratch: Path) -> list[Row]:
     ]
 
 
-def soak(minutes: float) -> list[Row]:
-    """Send requests for minutes at a moderate rate; return the rows of memory and open files.
+@contextmanager
+def deploys(scratch: Path) -> Iterator[list[float]]:
+    """Deploy new code of Echo once a minute in the ``with`` block; yield the seconds that each deploy took."""
+    stop = threading.Event()
+    took: list[float] = []
+
+    def deploy() -> None:
+        while not stop.wait(DEPLOY_EVERY_S):
+            with (scratch / "algopkg/Echo/backend.py").open("a") as stream:
+                stream.write(f"# {len(took)}\n")
+            cluster.upload(scratch)
+            took.append(cluster.timed("modelserve", "apply"))
+
+    thread = threading.Thread(target=deploy)
+    thread.start()
+    try:
+        yield took
+    finally:
+        stop.set()
+        thread.join()
+
+
+def soak(minutes: float, scratch: Path) -> list[Row]:
+    """Send requests for minutes at a moderate rate, with a deploy a minute; return the rows of memory and open files.
 
     The medians of the second fifth of the time and of the last one are compared, because connections come and go.
+
+    Args:
+        minutes: duration.
+        scratch: the deployed project.
     """
+    with deploys(scratch) as took:
+        rows = _soak(minutes)
+    deployed = f"{len(took)} deploys of new code, {max(took):.0f} s at most" if took else "none"
+    return [*rows, ("deploys meanwhile", deployed, "one a minute")]
+
+
+def _soak(minutes: float) -> list[Row]:
     url = f"http://127.0.0.1:{cluster.port()}/echo"
     ends = time.monotonic() + minutes * 60
     samples: list[Sizes] = []

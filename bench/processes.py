@@ -8,23 +8,23 @@ from pathlib import Path
 import cluster
 
 REPLICA = "Echo's replica"
-SERVE_HAPROXY = "Serve's HAProxy"
 GATEWAY = "the gateway"
+SYNC_AGENT = "the gateway's sync agent"
 _STARTS = {
     "ray::ServeReplica:Echo": REPLICA,
     "ray::ServeReplica:Slow": "Slow's replica",
     "ray::ServeController": "Serve's controller",
     "ray::ProxyActor": "Serve's proxy",
-    "ray::HAProxyManager": "Serve's manager of its HAProxy",
 }
-_PROGRAMS = {"raylet": "raylet", "gcs_server": "Ray's control service", "haproxy": SERVE_HAPROXY}
+_PROGRAMS = {"raylet": "raylet", "gcs_server": "Ray's control service"}
+_CONTAINERS = (cluster.HEAD, "modelserve_gateway", "modelserve_gateway_sync")
 Sizes = dict[str, tuple[float, int]]  # by a process's part: resident MiB, open files
 
 
 def by_part() -> dict[str, list[int]]:
     """Return process ids by the process's part in a request."""
     pids: dict[str, list[int]] = {}
-    for container in (cluster.HEAD, "modelserve_gateway"):
+    for container in _CONTAINERS:
         for line in cluster.run("docker", "top", container, "-eo", "pid,args").splitlines()[1:]:
             pid, _, command = line.strip().partition(" ")
             if part := _part(container, command.strip()):
@@ -64,6 +64,8 @@ def _cpu_seconds(pid: int) -> float:
 
 def _part(container: str, command: str) -> str:
     program = command.split()[0].rpartition("/")[2]
-    if container != cluster.HEAD:
+    if container == "modelserve_gateway":
         return GATEWAY if program == "haproxy" else ""
+    if container == "modelserve_gateway_sync":
+        return SYNC_AGENT if program.startswith("python") else ""
     return _PROGRAMS.get(program) or next((part for start, part in _STARTS.items() if command.startswith(start)), "")

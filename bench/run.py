@@ -96,7 +96,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="add rounds to those of the last run, and nothing else")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these anew, keep the rest of the last run")
     parser.add_argument(
-        "--soak", type=float, default=0, metavar="MINUTES", help="and ask for so long, at a moderate rate"
+        "--soak",
+        type=float,
+        default=0,
+        metavar="MINUTES",
+        help="and send requests for so long, at a moderate rate, with a deploy a minute",
     )
     arguments = parser.parse_args()
     arguments.parts = arguments.only or (["speeds"] if arguments.add else list(PARTS))
@@ -115,7 +119,7 @@ def rows(part: str, scratch: Path, minutes: float) -> list[Row]:
         return [second_run(scratch), *changes(scratch), ("a replica's memory, no model", memory, "reported")]
     if part == "pressure":
         return [*over_https(scratch), *pressure.overload(scratch)]
-    return hotspots.rows(ECHO) if part == "profile" else pressure.soak(minutes)
+    return hotspots.rows(ECHO) if part == "profile" else pressure.soak(minutes, scratch)
 
 
 def speeds(results: Results, arguments: argparse.Namespace, seconds: int, measured: str) -> None:
