@@ -257,6 +257,14 @@ def test_a_replaced_replica_counts_though_serve_reports_a_failure_until_old_ones
     assert isinstance(outcome_of(later, target, {"new"}), Failed), "the new one is not there yet"
 
 
+def test_a_change_of_running_replicas_is_done_when_serve_says_so_and_not_while_others_drain() -> None:
+    draining = details(app(), {"a": "RUNNING", "b": "RUNNING", "old": "STOPPING"}, deployment="UPDATING")
+    waiting = outcome_of(draining, app(), set(), reconfigures=True)
+    assert isinstance(waiting, Waiting) and "once replaced replicas have finished" in waiting.text
+    done = details(app(), {"a": "RUNNING", "b": "RUNNING"})
+    assert isinstance(outcome_of(done, app(), set(), reconfigures=True), Healthy)
+
+
 def test_a_change_in_place_beside_draining_replicas_needs_more_observations() -> None:
     states = {"a": "RUNNING", "b": "RUNNING", "old": "STOPPING"}
     assert outcome_of(details(app(), states), app(), set()) == Healthy("2 of 2 replicas running", 8)

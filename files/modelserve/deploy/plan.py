@@ -90,6 +90,12 @@ class Change:
         return any(difference.new_replicas for difference in self.differences)
 
     @property
+    def reconfigures(self) -> bool:
+        """Whether running replicas are changed in place."""
+        others = (*_OF_THE_GATEWAY, "replicas")
+        return not self.needs_new_replicas and any(difference.what not in others for difference in self.differences)
+
+    @property
     def concerns_serve(self) -> bool:
         """Whether Serve has to know of it: a route and a weight are the gateway's."""
         return self.action != "change" or any(difference.what not in _OF_THE_GATEWAY for difference in self.differences)

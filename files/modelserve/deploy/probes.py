@@ -40,12 +40,19 @@ class ApplicationProbe:
         new_replicas: whether the change needs new replicas.
         earlier: the application before the change; None where there was none.
         thresholds: how many observations make an outcome certain.
+        reconfigures: whether the change is made in running replicas.
     """
 
     def __init__(
-        self, target: Application, new_replicas: bool, earlier: ApplicationStatus | None, thresholds: Thresholds
+        self,
+        target: Application,
+        new_replicas: bool,
+        earlier: ApplicationStatus | None,
+        thresholds: Thresholds,
+        reconfigures: bool = False,
     ) -> None:
         self._target = target
+        self._reconfigures = reconfigures
         self._new_replicas = new_replicas
         self._thresholds = thresholds
         # Replicas of another revision. While Serve builds an application it shows none.
@@ -68,7 +75,7 @@ class ApplicationProbe:
             if not at_target(status, self._target):
                 self._retired |= status.replica_ids()
             self._count_crashes(status)
-        outcome = outcome_of(status, self._target, self._retired)
+        outcome = outcome_of(status, self._target, self._retired, self._reconfigures)
         if self._crashes >= self._thresholds.crash:
             why = f": {outcome.text}" if isinstance(outcome, Failed) else ""
             outcome = Failed(f"{CRASH_LOOP}{why}")

@@ -154,7 +154,10 @@ class Rollout:
         # Replicas that crash soon after their start show within min_ready_seconds.
         min_ready_s = self._settings.min_ready_seconds if change.needs_new_replicas else 0
         thresholds = Thresholds(min_ready=round(min_ready_s / POLL_S), once=expected)
-        probe = ApplicationProbe(application, change.needs_new_replicas, earlier.get(change.name), thresholds)
+        before = earlier.get(change.name)
+        probe = ApplicationProbe(
+            application, change.needs_new_replicas, before, thresholds, reconfigures=change.reconfigures
+        )
         return _Watch(application, probe, SchedulingTimer(self._settings.scheduling_timeout_s))
 
     def _unschedulable(self, watch: _Watch, statuses: Statuses) -> str:

@@ -236,7 +236,9 @@ class Failed:
 Outcome = Waiting | Healthy | Failed
 
 
-def outcome_of(status: ApplicationStatus | None, target: Application, retired: Set[str]) -> Outcome:
+def outcome_of(
+    status: ApplicationStatus | None, target: Application, retired: Set[str], reconfigures: bool = False
+) -> Outcome:
     """Judge one snapshot of an application that is deployed.
 
     Serve reports RUNNING only when the old replicas have drained, half a minute after the new ones took over. A user
@@ -246,11 +248,13 @@ def outcome_of(status: ApplicationStatus | None, target: Application, retired: S
         status: the application in Serve, None where Serve does not know it.
         target: what Serve was given.
         retired: ids of replicas that are not of the target revision, for a change that needs new replicas.
+        reconfigures: whether running replicas are changed in place. Serve puts that off while it stops others, and its
+            own status tells when it is done.
     """
     if status is None:
         return Waiting("waiting for Serve")
     if status.status not in FAILURES:
-        return _progress(status, target, retired)
+        return _progress(status, target, retired, reconfigures)
     triggers = {deployment.status_trigger for deployment in status.deployments.values()}
     # During an update, Serve also reports DEPLOY_FAILED when a running replica fails its health check, for example on
     # a node that died. Serve replaces it.
@@ -258,13 +262,15 @@ def outcome_of(status: ApplicationStatus | None, target: Application, retired: S
     failed = Failed(status.failure, FAILURE_THRESHOLD_AFTER_START if after_start else FAILURE_THRESHOLD)
     # After the replacement the status stays until the last old replica has drained.
     if after_start and status.draining:
-        progress = _progress(status, target, retired)
+        progress = _progress(status, target, retired, reconfigures)
         if isinstance(progress, Healthy):
             return progress
     return failed
 
 
-def _progress(status: ApplicationStatus, target: Application, retired: Set[str]) -> Waiting | Healthy:
+def _progress(
+    status: ApplicationStatus, target: Application, retired: Set[str], reconfigures: bool
+) -> Waiting | Healthy:
     if not at_target(status, target) or status.route_prefix != target.prefix:
         return Waiting("starting")
     running = status.replica_ids("RUNNING")
@@ -281,8 +287,11 @@ def _progress(status: ApplicationStatus, target: Application, retired: Set[str])
         steady = SCALING if least else ("HEALTHY",)
         enough = len(current) >= least and unready <= {"STARTING"}
     # While old replicas drain, the deployment's own status does not describe the new ones.
-    updated = status.draining or all(deployment.status in steady for deployment in status.deployments.values())
+    settled = all(deployment.status in steady for deployment in status.deployments.values())
+    updated = settled or (status.draining and not reconfigures)
     text = f"{len(current)} of {count} replicas running"
+    if enough and not updated and status.draining:
+        text += ", which change once replaced replicas have finished their requests"
     if not (enough and updated and not running & retired):
         return Waiting(text)
     return Healthy(text, SUCCESS_THRESHOLD_WHILE_DRAINING if status.draining and not retired else SUCCESS_THRESHOLD)

@@ -93,6 +93,17 @@ class Cluster:
             for name, application in applications.items()
         }
 
+    def process(self, name: str) -> str:
+        """The process id, in the head's container, of one of an algorithm's running replicas."""
+        token = (HOME / "secrets" / "ray_token").read_text()
+        request = urllib.request.Request(
+            "http://127.0.0.1:8265/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            deployments = json.loads(response.read())["applications"][name]["deployments"]
+        replicas = (replica for deployment in deployments.values() for replica in deployment["replicas"])
+        return next(str(replica["pid"]) for replica in replicas if replica["state"] == "RUNNING")
+
     def eventually(self, route: str, params: Any, expected: Any, seconds: float = 30) -> None:
         """Ask until the result is the expected one: an old replica may answer a moment longer."""
         deadline = time.monotonic() + seconds

@@ -78,20 +78,18 @@ def replaced(cluster: Cluster, before: set[str]) -> bool:
     return len(running) == 2 and not before <= running
 
 
-def processes(cluster: Cluster) -> list[str]:
-    return cluster.head("pgrep", "-f", "^ray::ServeReplica:Anything").stdout.split()
-
-
 def servers() -> set[str]:
     targets = json.loads((HOME / "gateway" / "targets.json").read_text())["algorithms"]
     return {target["replica"] for target in targets["Anything"] if target["serving"]}
 
 
 def test_rolling_updates_lose_no_request(cluster: Cluster, project: Path) -> None:
+    before = replicas(cluster)
     with load() as counts:
         for turn in range(5):
             cluster.edit("algopkg/Anything/backend.py", r"\Z", f"# {turn}\n")
-            assert "Anything (code)" in cluster.apply().stdout
+            cluster.apply()
+    assert len(cluster.replicas()["Anything"] - before) == 2, "new code has new replicas"
     assert counts.total() > 2000 and not lost(counts), counts
 
 
@@ -137,7 +135,7 @@ def test_a_killed_replica_costs_what_it_had_in_flight(cluster: Cluster) -> None:
     for _ in range(5):
         before = replicas(cluster)
         with load() as counts:
-            cluster.head("kill", "-9", processes(cluster)[0])
+            cluster.head("kill", "-9", cluster.process("Anything"))
             until(lambda before=before: replaced(cluster, before))
         assert lost(counts) <= CONNECTIONS, counts
 
@@ -152,7 +150,7 @@ def test_with_retry_unanswered_it_costs_nothing_and_a_request_that_ends_replicas
     for _ in range(3):
         before = replicas(cluster)
         with load() as counts:
-            cluster.head("kill", "-9", processes(cluster)[0])
+            cluster.head("kill", "-9", cluster.process("Anything"))
             until(lambda before=before: len(replicas(cluster)) == 3 and replicas(cluster) != before)
         assert not lost(counts), counts
     before = replicas(cluster)
@@ -178,7 +176,7 @@ def test_an_inference_that_hangs_has_its_replica_replaced_and_the_other_answers(
 
 def test_a_class_that_calls_itself_sick_is_replaced(cluster: Cluster) -> None:
     before = replicas(cluster)
-    cluster.head("touch", "/tmp/anything.sick")
+    cluster.head("sh", "-c", f"echo {cluster.process('Anything')} >/tmp/anything.sick")
     try:
         until(lambda: not before <= replicas(cluster))
     finally:
@@ -230,7 +228,8 @@ def test_reloads_of_the_gateway_cut_neither_requests_nor_streams(cluster: Cluste
                 while master.recv(4096):
                     pass
     thread.join()
-    assert counts.total() > 500 and not lost(counts), counts
+    # The stream keeps one replica busy, and requests that wait for it.
+    assert counts.total() > 100 and not lost(counts), counts
     assert lines == [str(number).encode() for number in range(100)]
 
 
