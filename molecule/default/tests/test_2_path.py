@@ -137,7 +137,8 @@ def test_a_killed_replica_costs_what_it_had_in_flight(cluster: Cluster) -> None:
         with load() as counts:
             cluster.head("kill", "-9", cluster.process("Anything"))
             until(lambda before=before: replaced(cluster, before))
-        assert lost(counts) <= CONNECTIONS, counts
+        # And what is sent again before the kernel has closed the sockets of the process.
+        assert lost(counts) <= 2 * CONNECTIONS, counts
 
 
 def test_with_retry_unanswered_it_costs_nothing_and_a_request_that_ends_replicas_ends_two(
