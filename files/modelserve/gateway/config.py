@@ -36,7 +36,7 @@ UNAUTHENTICATED_RATE = 100
 # The longest request body, for requests whose length the gateway does not know: the replica counts.
 MAX_BODY_HEADER = "X-Modelserve-Max-Body"
 # The options of a server, which HAProxy's "add server" takes too. A refused connection marks a replica as down at once,
-# a failed health check within a second; one whose event loop is blocked, after two checks of 5 s.
+# a failed health check within a second; one whose host is gone or whose event loop is blocked, after two checks of 3 s.
 SERVER_OPTIONS = (
     "check inter 500ms fastinter 250ms downinter 250ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
 )
