@@ -58,7 +58,6 @@ def shares(cluster: Cluster) -> dict[tuple[str, int], float]:
     return {who: count / ASKED for who, count in counts.items()}
 
 
-@pytest.mark.essential
 def test_a_split_route(cluster: Cluster, split: Path) -> None:
     replicas = cluster.replicas()
     measured = shares(cluster)
