@@ -31,6 +31,7 @@ def test_stop_and_reset_leave_what_is_not_theirs(cluster: Cluster, foreign: str)
         and not {"modelserve_gateway", "modelserve_gateway_sync", "modelserve_catalog"} & set(left)
     )
     assert (HOME / "store").is_dir() and (HOME / "secrets/ray_token").exists()
+    assert "inet modelserve" not in run("nft", "list", "tables").stdout, "its ports are open again"
 
     cluster.playbook("site.yml")
     assert cluster.ask("extract", {"text": "good"})[0] == 200
