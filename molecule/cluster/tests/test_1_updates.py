@@ -87,6 +87,8 @@ def test_an_update_while_the_sync_agents_hang_loses_no_request(cluster: Cluster,
         thread.start()
         cluster.playbook("playbooks/deploy.yml")
         thread.join()
+        cluster.edit("algopkg/AlgoExample/backend.py", "^HUNG = True\n\n\n", "")
+        cluster.playbook("playbooks/deploy.yml")
     for gateway in (load, second):
         assert gateway.answers and not gateway.failed(), gateway.kinds()
 
