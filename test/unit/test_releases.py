@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelserve.config.routes import Served, Share, routes_of
 from modelserve.config.section import Section
@@ -182,6 +182,7 @@ def plan(wanted: Target, running: Target) -> Plan:
     return compare(wanted.applications, running.applications, wanted.served, running.served)
 
 
+@settings(max_examples=40)
 @given(SECTIONS, SECTIONS, st.sampled_from("12"), st.sampled_from([666, 667]))
 def test_a_rollback_restores_the_plan(
     tmp_path_factory: pytest.TempPathFactory, old: list[Section], new: list[Section], code: str, port: int
