@@ -204,6 +204,8 @@ def ingress() -> Iterator[str]:
         yield "Serve takes modelserve.serving.Algorithm for no ASGI application"
     if pickle.loads(b"cmodelserve.serving\nAlgorithm\n.") is not pickle.loads(pickle.dumps(algorithm)):
         yield "modelserve.serving.Algorithm is not known by its name"
+    if not hasattr(replica, "add_port_to_grpc_server"):
+        yield "Serve's replica does not bind its own port by add_port_to_grpc_server"
     if not hasattr(replica.ReplicaActor, "check_health"):
         yield "Serve's replica has no method check_health"
 

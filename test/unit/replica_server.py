@@ -1,4 +1,4 @@
-"""A backend behind a real uvicorn on loopback, for tests of what goes over the wire."""
+"""A backend behind a real uvicorn on loopback, for tests of whole HTTP exchanges."""
 
 from __future__ import annotations
 

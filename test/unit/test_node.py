@@ -53,7 +53,7 @@ def test_no_two_of_the_ports_collide() -> None:
     workers = range(ports.pop("min-worker-port"), ports.pop("max-worker-port") + 1)
     assert len(set(ports.values())) == len(ports)
     assert not set(ports.values()) & set(workers)
-    # Serve's ingress, and the gateway's default.
+    # Serve's proxy, and the gateway's default.
     assert not {8000, 666} & (set(ports.values()) | set(workers))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import socket
 import sys
 from typing import Any
 
@@ -49,12 +50,24 @@ def bind_within(ports: range) -> None:
         host, _, port = address.rpartition(":")
         if port != "0":
             return int(add_port(server, address))
-        for candidate in random.sample(ports, PORT_ATTEMPTS):
-            with contextlib.suppress(RuntimeError):  # grpc's error for a port that is taken
+        # gRPC shares a port with another gRPC server instead of refusing it: calls would reach another replica.
+        for candidate in filter(is_free, random.sample(ports, min(len(ports), PORT_ATTEMPTS))):
+            with contextlib.suppress(RuntimeError):
                 return int(add_port(server, f"{host}:{candidate}"))
         return int(add_port(server, address))
 
     replica.add_port_to_grpc_server = add_port_within
+
+
+def is_free(port: int) -> bool:
+    """Return whether nothing listens on a TCP port of this host, on any address."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def check_health_now() -> None:

@@ -1,8 +1,9 @@
 """Every environment variable that modelserve sets for Ray, with the place in Ray 2.60 that reads it.
 
 ``files/image/check_contract.py`` compares the names with the Ray of the image when the image is built. The Dockerfile
-sets four more for all processes of the image: ``RAY_SERVE_ENABLE_HA_PROXY`` and ``RAY_SERVE_THROUGHPUT_OPTIMIZED``
-(``serve/_private/constants.py`` lines 752 and 1108), ``RAY_AUTH_MODE`` and ``RAY_USAGE_STATS_ENABLED``.
+sets some for all processes of the image: ``RAY_SERVE_ENABLE_HA_PROXY`` and ``RAY_SERVE_ENABLE_DIRECT_INGRESS`` as
+below, ``RAY_SERVE_THROUGHPUT_OPTIMIZED`` (``serve/_private/constants.py``, line 1108), ``RAY_AUTH_MODE`` and
+``RAY_USAGE_STATS_ENABLED``.
 """
 
 from __future__ import annotations
