@@ -22,16 +22,19 @@ WRITING = "writing the answer to the socket, head and body at once"
 CALLING = "modelserve: reading and checking the request, the call"
 ANSWERING = "modelserve: the answer as JSON, its response"
 REPORTING = "Serve's counts of requests, reported in between"
-SERVE = "Serve's wrappers, numbers and contexts around the call"
+SERVE = "Serve's counts of a request, and its limit"
+FRONT = "modelserve: what surrounds the call for Serve"
 SERVER = "uvicorn and the event loop: reading, parsing"
 # The first of these frames that a stack holds names its kind. ``modelserve/`` is the package in the image.
 KINDS = (
+    ("_report_cached_metrics_forever", REPORTING),
+    ("(ray/", SERVE),
     ("_BufferedTransport.flush (modelserve/replica/uvicorn_compat.py", WRITING),
     ("SingleWriteResponse.__call__ (modelserve/replica/uvicorn_compat.py", ANSWERING),
     ("json_response (modelserve/replica/responses.py", ANSWERING),
+    ("Application.__call__ (modelserve/replica/application.py", CALLING),
+    ("Front.__call__ (modelserve/replica/front.py", FRONT),
     ("(modelserve/", CALLING),
-    ("_report_cached_metrics_forever", REPORTING),
-    ("(ray/", SERVE),
 )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import http.client
 import importlib
+import inspect
 import mmap
 import os
 import pickle
@@ -52,7 +53,18 @@ HEADERS = {
     "SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER": "X-Request-Disconnect-Disabled",
     "SERVE_HTTP_REQUEST_ID_HEADER": "X-Request-Id",
 }
-ACCESS_LOG_MARK = "serve_access_log"  # what modelserve.replica.ray_compat looks for in Serve's log records
+# What modelserve.replica.front uses of Serve's replica: attributes of the replica, and keywords of its metrics.
+REPLICA_ATTRIBUTES = ("_route_prefix", "_deployment_id", "_semaphore", "_metrics_manager", "_user_callable_wrapper")
+REPLICA_METHODS = ("_direct_ingress_asgi", "_determine_http_route", "_on_request_cancelled", "_on_request_failed")
+METRICS_CACHES = ("_cached_latencies", "_cached_ingress_processing_latencies")
+METRICS = {
+    "record_request_metrics": {"route", "latency_ms", "is_error", "exception_type"},
+    "record_ingress_request_metrics": {
+        *("protocol", "method", "route", "app_name", "deployment_name", "latency_ms", "is_error", "status_code"),
+    },
+}
+CONTEXT = {"route", "request_id", "_internal_request_id", "app_name", "cancel_on_parent_request_cancel"}
+REQUEST_ATTRIBUTES = {"protocol", "is_direct_ingress", "internal_request_id"}
 # What modelserve.serve.deaths reads: fields of the state API, and texts of Serve's controller log.
 STATE_FIELDS = {
     "ActorState": {"name", "class_name", "state", "job_id", "node_id", "pid", "death_cause"},
@@ -134,7 +146,7 @@ def start_options() -> Iterator[str]:
 
 
 def headers() -> Iterator[str]:
-    """The headers that the gateway sets are those that Serve reads; the mark of access log records is Serve's."""
+    """The headers that the gateway sets are those that Serve reads."""
     constants = importlib.import_module("ray.serve._private.constants")
     template = config.TEMPLATE.read_text()
     for name, header in HEADERS.items():
@@ -142,10 +154,6 @@ def headers() -> Iterator[str]:
             yield f"Serve's {name} is {getattr(constants, name, None)!r}, not {header}"
         if header not in template:
             yield f"the gateway does not set {header}"
-    if ACCESS_LOG_MARK not in constants.SERVE_LOG_UNWANTED_ATTRS:
-        yield f"Serve marks no log record with {ACCESS_LOG_MARK}"
-    if ACCESS_LOG_MARK not in (_root("modelserve") / "replica" / "ray_compat.py").read_text():
-        yield f"modelserve looks for no log record with {ACCESS_LOG_MARK}"
 
 
 def document() -> Iterator[str]:
@@ -208,6 +216,37 @@ def ingress() -> Iterator[str]:
         yield "Serve's replica does not bind its own port by add_port_to_grpc_server"
     if not hasattr(replica.ReplicaActor, "check_health"):
         yield "Serve's replica has no method check_health"
+
+
+def front() -> Iterator[str]:
+    """Serve's replica has what modelserve.replica.front does in its place."""
+    replica = importlib.import_module("ray.serve._private.replica")
+    context = importlib.import_module("ray.serve.context")
+    source = Path(str(replica.__file__)).read_text()
+    of_replica, of_metrics = inspect.getsource(replica.Replica), inspect.getsource(replica.ReplicaMetricsManager)
+    for name in ("start_asgi_http_server", "is_tracing_enabled"):
+        if not hasattr(replica, name):
+            yield f"Serve's replica.py has no {name}"
+    if not re.search(r"start_asgi_http_server\(\s*self\._direct_ingress_asgi,\s*options,", source):
+        yield "Serve's replica does not start its server with _direct_ingress_asgi"
+    for name in REPLICA_METHODS:
+        if not hasattr(replica.Replica, name):
+            yield f"Serve's Replica has no {name}"
+    for text, names in ((of_replica, REPLICA_ATTRIBUTES), (of_metrics, METRICS_CACHES)):
+        yield from (f"Serve's replica.py has no {name}" for name in names if f"self.{name}" not in text)
+    if "self._run_user_code_in_separate_thread" not in source:
+        yield "Serve's replica.py has no _run_user_code_in_separate_thread"
+    for name, keywords in METRICS.items():
+        if {*inspect.signature(getattr(replica.ReplicaMetricsManager, name)).parameters} - {"self"} != keywords:
+            yield f"{name} of Serve's metrics takes other keywords than {sorted(keywords)}"
+    for method in ("_change_num_ongoing_requests", "_on_request_cancelled", "_on_request_failed"):
+        owner = replica.Replica if hasattr(replica.Replica, method) else replica.ReplicaMetricsManager
+        read = {*re.findall(r"request_metadata\.(\w+)", inspect.getsource(getattr(owner, method)))}
+        yield from (f"{method} of Serve reads {name} of a request" for name in sorted(read - REQUEST_ATTRIBUTES))
+    fields = {field.name for field in dataclasses.fields(context._RequestContext)}
+    yield from (f"Serve's _RequestContext has no {name}" for name in sorted(CONTEXT - fields))
+    if not hasattr(context, "_serve_request_context"):
+        yield "Serve keeps no _serve_request_context"
 
 
 def states() -> Iterator[str]:
@@ -296,6 +335,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     document,
     details,
     ingress,
+    front,
     states,
     dashboard_routes,
     deaths,

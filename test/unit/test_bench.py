@@ -111,24 +111,27 @@ def test_a_part_that_was_measured_says_at_which_version_and_one_that_was_not_is_
 
 def test_each_sample_is_of_the_kind_its_first_known_frame_says() -> None:
     loop = "MainThread;run (threading.py:1);run_asgi (uvicorn/httptools_impl.py:2)"
-    ingress = f"{loop};_direct_ingress_asgi (ray/serve/_private/replica.py:3)"
-    answer = f"{ingress};SingleWriteResponse.__call__ (modelserve/replica/uvicorn_compat.py:4)"
+    front = f"{loop};Front.__call__ (modelserve/replica/front.py:3)"
+    call = f"{front};Application.__call__ (modelserve/replica/application.py:4)"
+    answer = f"{call};SingleWriteResponse.__call__ (modelserve/replica/uvicorn_compat.py:5)"
     found = hotspots.shares(
         [
             "other;sleep (time.py:1) 900",
             f"{loop} 10",
-            f"{loop};_wrap_request (ray/serve/_private/replica.py:3) 20",
-            f"{loop};_wrap_request (ray/serve/_private/replica.py:3);__call__ (modelserve/serving.py:4) 30",
-            f"{answer};send (uvicorn/httptools_impl.py:5) 25",
-            f"{answer};_BufferedTransport.flush (modelserve/replica/uvicorn_compat.py:6) 15",
+            f"{front} 5",
+            f"{front};record_request_metrics (ray/serve/_private/replica.py:3) 20",
+            f"{call};run (modelserve/replica/inference.py:5) 25",
+            f"{answer};send (uvicorn/httptools_impl.py:6) 24",
+            f"{answer};_BufferedTransport.flush (modelserve/replica/uvicorn_compat.py:7) 16",
         ]
     )
     assert found == [
-        (hotspots.CALLING, 0.3),
-        (hotspots.ANSWERING, 0.25),
+        (hotspots.CALLING, 0.25),
+        (hotspots.ANSWERING, 0.24),
         (hotspots.SERVE, 0.2),
-        (hotspots.WRITING, 0.15),
+        (hotspots.WRITING, 0.16),
         (hotspots.SERVER, 0.1),
+        (hotspots.FRONT, 0.05),
     ]
 
 

@@ -1,8 +1,7 @@
-"""Serve's access log: no record is made of a request, every other line is what it was."""
+"""Beyond Serve's documented interface: a replica's health, its name and its ports."""
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 from types import ModuleType
@@ -10,37 +9,6 @@ from typing import Any
 
 import pytest
 from modelserve.replica import ray_compat
-
-
-@pytest.fixture
-def logger() -> logging.Logger:
-    logger = logging.Logger("ray.serve", logging.INFO)
-    ray_compat.skip_access_log(logger)
-    ray_compat.skip_access_log(logger)  # a second algorithm in one process changes nothing
-    return logger
-
-
-def test_no_record_is_made_of_a_request(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **options: Any) -> logging.LogRecord:
-        raise AssertionError("a record was made")
-
-    monkeypatch.setattr(logger, "makeRecord", refuse)
-    logger.info("GET /echo 200 0.5ms", extra={"skip_context_filter": True, "serve_access_log": True})
-
-
-@pytest.mark.parametrize("extra", [None, {}, {"route": "/echo"}, {"serve_access_log": False}])
-def test_other_lines_are_written_and_say_where_they_come_from(
-    logger: logging.Logger, extra: dict[str, Any] | None
-) -> None:
-    records: list[logging.LogRecord] = []
-    logger.addFilter(lambda record: records.append(record) or True)  # type: ignore[func-returns-value]
-    logger.info("%d models", 2, extra=extra)
-    (record,) = records
-    assert record.getMessage() == "2 models"
-    assert (record.funcName, record.filename) == (
-        "test_other_lines_are_written_and_say_where_they_come_from",
-        "test_ray_compat.py",
-    )
 
 
 def test_outside_a_replica_there_is_no_health_to_check() -> None:

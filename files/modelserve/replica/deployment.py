@@ -31,7 +31,6 @@ class Algorithm:
             args: fields of :class:`AppArgs`.
         """
         parsed = AppArgs.model_validate(args)
-        ray_compat.skip_access_log(logger)
         ray_compat.bind_within(INTERNAL_PORTS)
         print_compat.fix_print()
         exits.report_exits(logger.error)
@@ -45,6 +44,7 @@ class Algorithm:
         )
         self.backend.runner.judge = self.health.judge
         self.application = Application(parsed.name, parsed.methods, self.backend, self.health)
+        ray_compat.stand_before_serve(self.application, has_routes=self.backend.app is not None)
         self._warm = False
 
     @property
