@@ -361,7 +361,11 @@ def test_other_encodings_are_refused_with_those_that_are_understood(ask: Ask, en
     assert response.headers["Accept-Encoding"] == "gzip, deflate"
 
 
-@pytest.mark.parametrize("body", [b'{"a": 1}', gzip.compress(b'{"a": 1}')[:-4], gzip.compress(b"{}") + b"garbage"])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a": 1}', gzip.compress(b'{"a": 1}')[:-4], gzip.compress(b"{}") + b"garbage"],
+    ids=["not packed", "cut off", "more behind it"],  # packed content has the time: no two workers of pytest agree on it
+)
 def test_a_body_that_is_not_packed_as_its_header_says_is_refused(ask: Ask, body: bytes) -> None:
     assert "gzip" in refused(ask(ECHO, content=body, headers={"Content-Encoding": "gzip"}), 400, "invalid_body")
 
