@@ -214,6 +214,15 @@ def test_fields_that_were_left_empty_are_left_out(ask: Ask) -> None:
     assert result(ask(ECHO, content=body, headers=headers)) == {"b": ""}
 
 
+@pytest.mark.parametrize("empty", [("", b""), (None, b"")], ids=["file", "text"])
+def test_files_of_a_list_that_were_not_chosen_are_left_out(ask: Ask, empty: tuple[str | None, bytes]) -> None:
+    chosen = [("image", ("cat.png", PNG)), ("extra", ("a.txt", b"a")), ("extra", empty)]
+    assert result(ask(PICTURE, files=chosen))["extra"] == [["a.txt", "text/plain", 1]]
+    assert result(ask(PICTURE, files=[chosen[0], ("extra", empty)]))["extra"] == []
+    named = [*chosen[:2], ("extra", ("empty.txt", b""))]
+    assert result(ask(PICTURE, files=named))["extra"][1] == ["empty.txt", "text/plain", 0]
+
+
 def test_a_form_without_types_has_texts_and_uploads(ask: Ask) -> None:
     answer = result(ask(ECHO, files={"image": ("cat.png", PNG, "image/png")}, data={"top": "5"}))
     assert answer == {"image": ["cat.png", "image/png", len(PNG)], "top": "5"}
@@ -364,7 +373,11 @@ def test_other_encodings_are_refused_with_those_that_are_understood(ask: Ask, en
 @pytest.mark.parametrize(
     "body",
     [b'{"a": 1}', gzip.compress(b'{"a": 1}')[:-4], gzip.compress(b"{}") + b"garbage"],
-    ids=["not packed", "cut off", "more behind it"],  # packed content has the time: no two workers of pytest agree on it
+    ids=[
+        "not packed",
+        "cut off",
+        "more behind it",
+    ],  # packed content has the time: no two workers of pytest agree on it
 )
 def test_a_body_that_is_not_packed_as_its_header_says_is_refused(ask: Ask, body: bytes) -> None:
     assert "gzip" in refused(ask(ECHO, content=body, headers={"Content-Encoding": "gzip"}), 400, "invalid_body")

@@ -36,17 +36,19 @@ class Fields:
         """Return the parameters of a form or a query.
 
         A name that comes several times, or whose field is a list, becomes a list. A field that is an object or a list
-        of values may be JSON text. A browser sends the fields that were left empty, too; these are left out.
+        of values may be JSON text. A browser sends the fields that were left empty, too; these are left out, and so is
+        each file of a list that was not chosen.
 
         Args:
             pairs: names, each with a text or a file.
         """
         properties = self._root.get("properties", {})
         params: dict[str, Any] = {}
-        for name, values in grouped(pairs).items():
+        for name, parts in grouped(pairs).items():
             nullable = {"type": "null"} in properties.get(name, {}).get("anyOf", ())
             field = self._resolved(properties.get(name, {}))
             items = self._resolved(field.get("items", {})) if field.get("type") == "array" else None
+            values = [part for part in parts if not _is_unchosen_file(part, field if items is None else items)]
             if all(_is_empty(value, field) for value in values):
                 continue
             if nullable and values == ["null"] and not _is_text(field):
@@ -176,6 +178,11 @@ def _is_empty(value: str | Upload, schema: Schema) -> bool:
     if isinstance(value, Upload):
         return not value.filename and value.size == 0
     return value == "" and bool(schema) and not _is_text(schema)
+
+
+def _is_unchosen_file(value: str | Upload, schema: Schema) -> bool:
+    """Return whether a value is what a form has for a file that was not chosen: a part without name and content."""
+    return (isinstance(value, Upload) or _is_file(schema)) and _is_empty(value, schema)
 
 
 def _json(text: str) -> Any:
