@@ -377,6 +377,10 @@ def numbers(param: dict[str, Any]) -> Iterator[int]:
     return iter([1])
 
 
+def frames(param: dict[str, Any]) -> Iterator[bytes]:
+    return iter([b""])
+
+
 def raw(param: dict[str, Any]) -> bytes:
     return b""
 
@@ -409,3 +413,10 @@ def file(param: dict[str, Any]) -> modelserve.File:
 def test_the_document_says_what_is_returned(method: Any, produces: list[str], output: dict[str, Any]) -> None:
     document = Types(method).document()
     assert (document["produces"], document["output"]) == (produces, output)
+
+
+@pytest.mark.parametrize(
+    ("method", "streams"), [(rows, True), (numbers, True), (frames, True), (raw, False), (file, False), (page, False)]
+)
+def test_the_document_says_whether_the_answer_is_a_stream(method: Any, streams: bool) -> None:
+    assert Types(method).document()["streams"] is streams

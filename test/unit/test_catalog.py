@@ -274,9 +274,10 @@ def test_the_document_has_the_algorithms_types_methods_and_example(world: World)
     world.answer("A", input={"type": "object", "properties": {"text": {"type": "string"}}})
     found = world.document()
     assert set(found["paths"]["/a"]) == {"get", "post"}
-    operation = found["paths"]["/a"]["get"]
+    operation = found["paths"]["/a"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["example"] == {"text": "x"}
     assert {"422", "429"} <= set(operation["responses"])
+    assert found["paths"]["/a"]["get"]["parameters"][0]["example"] == "x"
     assert found["components"]["schemas"]["A.input"]["properties"] == {"text": {"type": "string"}}
 
 
@@ -293,6 +294,18 @@ def test_the_document_has_the_media_types_that_a_replica_says(world: World) -> N
     content = world.document()["paths"]["/a"]["get"]
     assert list(content["requestBody"]["content"]) == ["application/octet-stream"]
     assert list(content["responses"]["200"]["content"]) == ["text/event-stream"]
+
+
+def test_the_document_marks_streams_and_applications_of_classes(world: World) -> None:
+    world.serve("A", "B")
+    world.say(A=details("RUNNING"), B=details("RUNNING"))
+    world.answer("A", produces=["application/octet-stream"], streams=True)
+    world.answer("B", app=True)
+    found = world.document()
+    stream, app = found["paths"]["/a"]["get"], found["paths"]["/b"]["get"]
+    assert stream["summary"] == "Ask A (stream)"
+    assert "stream" in stream["responses"]["200"]["description"]
+    assert (app["summary"], app["description"]) == ("Ask B", "It answers its own paths at and below its route.")
 
 
 def test_types_are_asked_for_once_per_configuration(world: World) -> None:

@@ -231,6 +231,41 @@ def test_an_inference_that_takes_a_body_has_it_as_a_file() -> None:
     assert content["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
     assert list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
     assert "stream" in operation["responses"]["200"]["description"]
+    assert "only when the stream has ended" in operation["responses"]["200"]["description"]
+    assert operation["summary"] == "Ask A (stream)"
+
+
+def frames(param: dict[str, Any]) -> Iterator[bytes]:
+    raise NotImplementedError
+
+
+def test_a_stream_of_bytes_is_marked_and_a_file_is_not() -> None:
+    found = made({"a": [algorithm("A", frames)], "b": [algorithm("B", picture)]})
+    stream, file = found["paths"]["/a"]["get"], found["paths"]["/b"]["get"]
+    assert (stream["summary"], file["summary"]) == ("Ask A (stream)", "Ask B")
+    assert "as a stream" in stream["responses"]["200"]["description"]
+    assert "(application/octet-stream)" in stream["responses"]["200"]["description"]
+    assert file["responses"]["200"]["description"] == "Answered"
+    assert stream["responses"]["200"]["content"] == file["responses"]["200"]["content"]
+    shared = made({"r": [algorithm("A", frames), algorithm("B", picture)]})["paths"]["/r"]["get"]
+    assert shared["summary"] == "Ask A (stream) or B"
+
+
+class Album(BaseModel):
+    files: list[modelserve.Upload]
+    masks: list[bytes] | None = None
+    names: list[str] = []
+
+
+def album(param: Album) -> int:
+    raise NotImplementedError
+
+
+def test_files_of_a_list_are_empty_until_they_are_chosen() -> None:
+    fields = made({"r": [algorithm("A", album)]})["components"]["schemas"]["A.input"]["properties"]
+    file = {"type": "string", "format": "binary", "examples": [""]}
+    assert fields["files"]["items"] == fields["masks"]["anyOf"][0]["items"] == file
+    assert fields["names"]["items"] == {"type": "string"}
 
 
 def test_a_get_has_the_fields_that_a_text_can_express_as_its_query() -> None:
@@ -239,8 +274,77 @@ def test_a_get_has_the_fields_that_a_text_can_express_as_its_query() -> None:
     assert [parameter["name"] for parameter in get["parameters"]] == ["top", "kind", "tags"]
     assert all(parameter["in"] == "query" and not parameter["required"] for parameter in get["parameters"])
     assert get["requestBody"]["required"] is False
+    assert all("empty the one below first" in parameter["description"] for parameter in get["parameters"])
+    assert not any("example" in parameter for parameter in get["parameters"])
     assert post["parameters"] == []
     assert made({"r": [algorithm("A")]})["paths"]["/r"]["get"]["parameters"] == []
+
+
+class Words(BaseModel):
+    text: str = Field(description="The text to search.")
+    tags: list[str] = []
+    top: int | None = 3
+
+
+class Phrase(BaseModel):
+    text: str
+    size: int
+
+
+class Texts(BaseModel):
+    texts: list[str]
+    few: list[str] = Field(min_length=2)
+    more: list[str] = []
+
+
+class Open(BaseModel, extra="allow"):
+    text: str
+
+
+def words(param: Words) -> int:
+    raise NotImplementedError
+
+
+def phrase(param: Phrase) -> int:
+    raise NotImplementedError
+
+
+def texts(param: Texts) -> int:
+    raise NotImplementedError
+
+
+def extended(param: Open) -> int:
+    raise NotImplementedError
+
+
+def test_a_get_whose_query_expresses_all_has_no_body() -> None:
+    example = {"text": "hi", "tags": ["a", "b"], "top": None, "other": 1}
+    found = made({"r": [algorithm("A", words, methods=("GET", "POST"), example=example)]})
+    get, post = found["paths"]["/r"]["get"], found["paths"]["/r"]["post"]
+    assert "requestBody" not in get
+    assert "requestBody" in post
+    text, tags, top = get["parameters"]
+    assert (text["required"], text["example"], text["description"]) == (True, "hi", "The text to search.")
+    assert (tags["required"], tags["example"]) == (False, ["a", "b"])
+    assert not {"example", "description"} & set(top)
+
+
+def test_a_shared_get_has_no_body_where_the_query_expresses_the_fields_of_all() -> None:
+    get = made({"r": [algorithm("A", words), algorithm("B", phrase)]})["paths"]["/r"]["get"]
+    assert "requestBody" not in get
+    required = {parameter["name"]: parameter["required"] for parameter in get["parameters"][1:]}
+    assert required == {"text": True, "tags": False, "top": False, "size": False}
+    assert "requestBody" in made({"r": [algorithm("A", words), algorithm("B", faces)]})["paths"]["/r"]["get"]
+
+
+def test_a_required_list_of_a_query_is_not_empty() -> None:
+    parameters = made({"r": [algorithm("A", texts)]})["paths"]["/r"]["get"]["parameters"]
+    assert [parameter["schema"].get("minItems") for parameter in parameters] == [1, None, None]
+
+
+@pytest.mark.parametrize("method", [None, extended, faces, trees, raw])
+def test_a_get_whose_query_does_not_express_all_has_a_body(method: Any) -> None:
+    assert "requestBody" in made({"r": [algorithm("A", method)]})["paths"]["/r"]["get"]
 
 
 def test_any_response_has_no_type() -> None:

@@ -40,6 +40,11 @@ def schemas() -> dict[str, Any]:
             "example": {"type": "object", "description": "An example of a request."},
             "consumes": {**media_types, "description": "Media types of a request, the preferred one first."},
             "produces": {**media_types, "description": "Media types of an answer."},
+            "streams": {"type": "boolean", "description": "Whether the answer comes item by item."},
+            "app": {
+                "type": "boolean",
+                "description": "Whether an application of the class answers the route and below.",
+            },
         },
     }
     validation_error = {

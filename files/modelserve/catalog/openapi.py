@@ -24,9 +24,10 @@ ABOUT = (
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 ANY = "*/*"
-# Media types whose answers come item by item.
+# Media types of text that comes item by item.
 STREAMS = ("text/event-stream", "application/x-ndjson", "text/plain")
 FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+BODY_FIRST = "Counts only where the request has no body: empty the one below first."
 _SIMPLE = ("string", "integer", "number", "boolean")
 # Keywords of JSON Schema that hold schemas by name, and those that hold plain data.
 _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs")
@@ -48,6 +49,7 @@ class Algorithm:
         note: a sentence for the reader, or empty.
         consumes: media types of a request, the preferred one first.
         produces: media types of an answer.
+        streams: whether the answer comes item by item.
     """
 
     name: str
@@ -60,6 +62,19 @@ class Algorithm:
     note: str = ""
     consumes: tuple[str, ...] = (JSON,)
     produces: tuple[str, ...] = (JSON,)
+    streams: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name, with a mark where the answer is a stream."""
+        return f"{self.name} (stream)" if self.streams else self.name
+
+    @property
+    def fits_query(self) -> bool:
+        """Whether a query can express every field of the request."""
+        fields = self.input.get("properties", {}).values()
+        closed = not self.input.get("additionalProperties")
+        return bool(fields) and closed and all(_is_expressible(field, self.input) for field in fields)
 
     @property
     def bodies(self) -> tuple[str, ...]:
@@ -147,6 +162,9 @@ def _rewritten(schema: Any, root: str, names: Mapping[str, str]) -> Any:
             result[key] = {**value, "mapping": mapping}
         elif key in _DATA:
             result[key] = value
+        elif key == "items" and isinstance(value, Mapping) and value.get("format") == "binary":
+            # Swagger UI sends its example for a file of a list that was not chosen; replicas drop an empty one.
+            result[key] = {**value, "examples": [""]}
         else:
             result[key] = _rewritten(value, root, names)
     return result
@@ -169,16 +187,19 @@ def _operations(route: str, answering: Sequence[tuple[Algorithm, float]], ids: s
 
 def _operation(method: str, route: str, answering: Sequence[tuple[Algorithm, float]], ids: set[str]) -> dict[str, Any]:
     able = [algorithm for algorithm, _ in answering if method in algorithm.methods]
-    parameters = _query(able) if method == "GET" else []
+    # Few clients send a body with GET. The page sends one where the document has one, and its query then counts for
+    # nothing.
+    without_body = method == "GET" and all(algorithm.fits_query for algorithm in able)
+    parameters = _query(able, without_body) if method == "GET" else []
     # A query is another way to send what is required.
     required = not parameters and any(JSON not in item.consumes or item.input.get("required") for item in able)
     operation: dict[str, Any] = {
         "operationId": _unique_id(f"{method.lower()}_{route}", ids),
-        "summary": f"Ask {' or '.join(algorithm.name for algorithm in able)}",
+        "summary": f"Ask {' or '.join(algorithm.title for algorithm in able)}",
         "tags": [algorithm.name for algorithm in able],
         **_described(" ".join([_split(answering), *(algorithm.note for algorithm in able)]).strip()),
         "parameters": [*_selection(answering), *parameters],
-        "requestBody": {"required": required, "content": _contents(able)},
+        **({} if without_body else {"requestBody": {"required": required, "content": _contents(able)}}),
         "responses": _responses(able),
     }
     return operation
@@ -239,25 +260,46 @@ def _selection(answering: Sequence[tuple[Algorithm, float]]) -> list[dict[str, A
     return [parameter]
 
 
-def _query(algorithms: Sequence[Algorithm]) -> list[dict[str, Any]]:
-    """Return the parameters of a query: the fields of the requests that a text can express, and lists of them."""
+def _query(algorithms: Sequence[Algorithm], without_body: bool) -> list[dict[str, Any]]:
+    """Return the parameters of a query: the fields of the requests that a text can express, and lists of them.
+
+    Args:
+        algorithms: the algorithms that answer the operation.
+        without_body: whether the operation has no body beside the query.
+    """
     parameters: dict[str, dict[str, Any]] = {}
     for algorithm in algorithms:
         root = _component(f"{algorithm.name}.input")
         for name, schema in algorithm.input.get("properties", {}).items():
-            if _is_simple(schema, algorithm.input) or _is_simple(schema.get("items", {}), algorithm.input):
-                pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
-                parameters.setdefault(
-                    name,
-                    {
-                        "name": name,
-                        "in": "query",
-                        "required": False,
-                        "description": "Counts where the request has no body.",
-                        "schema": {"$ref": f"#/components/schemas/{root}/properties/{pointer}"},
-                    },
-                )
+            if name in parameters or not _is_expressible(schema, algorithm.input):
+                continue
+            pointer = quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
+            required = without_body and all(name in item.input.get("required", ()) for item in algorithms)
+            # A query cannot express an empty list.
+            least = {"minItems": 1} if required and "items" in schema and "minItems" not in schema else {}
+            parameter = {
+                "name": name,
+                "in": "query",
+                "required": required,
+                "schema": {"$ref": f"#/components/schemas/{root}/properties/{pointer}", **least},
+            }
+            if without_body:
+                parameter |= _described(schema.get("description", "")) | _example(algorithm, name)
+            else:
+                parameter["description"] = BODY_FIRST
+            parameters[name] = parameter
     return list(parameters.values())
+
+
+def _example(algorithm: Algorithm, name: str) -> dict[str, Any]:
+    """Return the value of a field in the warm-up request as an example; a query cannot express null."""
+    value = algorithm.example.get(name) if isinstance(algorithm.example, Mapping) else None
+    return {} if value is None else {"example": value}
+
+
+def _is_expressible(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    """Return whether a query can express a field: a text can, or it is a list of such values."""
+    return _is_simple(schema, root) or _is_simple(schema.get("items", {}), root)
 
 
 def _is_simple(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
@@ -318,9 +360,12 @@ def _answered(algorithms: Sequence[Algorithm]) -> dict[str, Any]:
     for media_type in media_types:
         producing = [item for item in algorithms if media_type in item.produces]
         content[media_type] = {"schema": _envelope(producing) if media_type == JSON else _output(media_type, producing)}
-    streamed = [media_type for media_type in media_types if media_type in STREAMS]
+    streamed = [kind for kind in media_types if any(item.streams and kind in item.produces for item in algorithms)]
     text = (
-        f"Answered, as a stream: each item is sent when it is there ({', '.join(streamed)})" if streamed else "Answered"
+        f"Answered, as a stream: each item is sent when it is there ({', '.join(streamed)}). "
+        "The page `/docs` shows the items only when the stream has ended."
+        if streamed
+        else "Answered"
     )
     headers = {name: ref("headers", name) for name in ("X-Request-ID", ALGORITHM_HEADER)}
     return {"description": text, "headers": headers, "content": content}

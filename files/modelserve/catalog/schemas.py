@@ -87,9 +87,10 @@ class Schemas:
             example=options.warmup,
             queue=options.max_queued_requests,
             timeout_s=options.request_timeout,
-            note="" if schemas else "Its types are known once a replica runs.",
+            note=_note(schemas),
             consumes=_media_types(schemas.get("consumes")),
             produces=_media_types(schemas.get("produces")),
+            streams=bool(schemas.get("streams")),
         )
 
     def _request(self, share: Share) -> Mapping[str, Any] | None:
@@ -101,6 +102,13 @@ class Schemas:
                     continue
                 return document if isinstance(document, dict) else None
         return None
+
+
+def _note(schemas: Mapping[str, Any]) -> str:
+    """Return what the reader needs to know beside the types."""
+    if not schemas:
+        return "Its types are known once a replica runs."
+    return "It answers its own paths at and below its route." if schemas.get("app") else ""
 
 
 def _media_types(value: Any) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class Types:
         raw_upload: whether it is :class:`Upload`.
         consumes: media types of a request, the preferred one first.
         produces: media types of an answer.
+        streams: whether the answer comes item by item.
     """
 
     def __init__(self, method: Callable[..., Any], batch: bool = False) -> None:
@@ -63,8 +64,8 @@ class Types:
         taken, returned = hints.get(parameters[0]) if parameters else None, hints.get("return")
         if batch:
             taken, returned = _item(taken), _item(returned)
-        streams = _streams(method, returned)
-        if streams:
+        self.streams = _streams(method, returned)
+        if self.streams:
             returned = _streamed(returned)
         self.input = _adapter(taken)
         self.output = None if _is_response(returned) else _adapter(returned)
@@ -72,7 +73,7 @@ class Types:
         self._fields = Fields(self._schema)
         self.raw, self.raw_upload = self._fields.is_file, self._fields.is_upload
         self.consumes = self._consumes()
-        self.produces = _produces_stream(returned) if streams else _produces(returned)
+        self.produces = _produces_stream(returned) if self.streams else _produces(returned)
 
     def check(self, params: Any) -> Any:
         """Return a request's JSON object in the annotated type; unchanged where there is none.
@@ -130,7 +131,7 @@ class Types:
         return (JSON, MULTIPART, URLENCODED)
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON Schemas ``input`` and ``output``, and the media types ``consumes`` and ``produces``.
+        """Return the JSON Schemas ``input`` and ``output``, the media types ``consumes`` and ``produces``, ``streams``.
 
         Where there is no type, the schemas are those of any object and any value. ``output`` is the schema of
         ``result``, or of an item of a stream.
@@ -140,6 +141,7 @@ class Types:
             "output": without_keyword(self.output.json_schema(mode="serialization")) if self.output else {},
             "consumes": list(self.consumes),
             "produces": list(self.produces),
+            "streams": self.streams,
         }
 
 

@@ -53,8 +53,9 @@ def fuzz(operation: Any, mode: GenerationMode, as_post: bool, excluded: list[Any
 
 
 def send_bodies_alone(operation: Any) -> None:
-    """Have every request of an operation carry a body: a query counts only where there is none."""
-    operation.query.items.clear()
+    """Have every request of an operation that has a body carry it: a query counts only where there is none."""
+    if operation.body:
+        operation.query.items.clear()
     for body in operation.body:
         body.is_required = True
 
