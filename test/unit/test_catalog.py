@@ -362,6 +362,7 @@ def test_the_page_is_there_and_may_run_its_own_scripts_alone(world: World) -> No
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
     assert "unsafe" not in page.headers["content-security-policy"]
+    assert "img-src 'self' data: blob:;" in page.headers["content-security-policy"]  # an answer's picture is a blob
     assert "<script>" not in page.text
     for path in ("/docs/page.js", "/docs/page.css", "/docs/swagger-ui/swagger-ui.css"):
         assert path in page.text or path.endswith("js")

@@ -25,9 +25,10 @@ HEALTH_TIMEOUT_S = 5
 PAGE = Path(__file__).with_name("static")
 # Swagger UI's files in the image.
 SWAGGER_UI = Path("/opt/lib/swagger-ui")
-# The page may load scripts and styles of this origin alone. Swagger UI's pictures are in its style sheet.
+# The page may load scripts and styles of this origin alone. Swagger UI's own pictures are in its style sheet, as data;
+# an answer's picture is a blob. Sound and video are downloaded, so that no `media-src` is needed.
 HEADERS = {
-    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
