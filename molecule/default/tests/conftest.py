@@ -75,14 +75,16 @@ class Cluster:
         shutil.copy(PROJECT / "conf.ini", HOME / "conf.ini")
         return self.head("modelserve", "apply", *options, check=check)
 
+    def ray(self, path: str) -> Any:
+        """Return a document of Ray's API."""
+        headers = {"Authorization": f"Bearer {(HOME / 'secrets' / 'ray_token').read_text()}"}
+        request = urllib.request.Request(f"http://127.0.0.1:8265{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.loads(response.read())
+
     def replicas(self) -> dict[str, set[str]]:
         """The ids of the running replicas, by algorithm."""
-        token = (HOME / "secrets" / "ray_token").read_text()
-        request = urllib.request.Request(
-            "http://127.0.0.1:8265/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            applications = json.loads(response.read())["applications"]
+        applications = self.ray("/api/serve/applications/")["applications"]
         return {
             name: {
                 replica["replica_id"]
@@ -95,12 +97,7 @@ class Cluster:
 
     def process(self, name: str) -> str:
         """The process id, in the head's container, of one of an algorithm's running replicas."""
-        token = (HOME / "secrets" / "ray_token").read_text()
-        request = urllib.request.Request(
-            "http://127.0.0.1:8265/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            deployments = json.loads(response.read())["applications"][name]["deployments"]
+        deployments = self.ray("/api/serve/applications/")["applications"][name]["deployments"]
         replicas = (replica for deployment in deployments.values() for replica in deployment["replicas"])
         return next(str(replica["pid"]) for replica in replicas if replica["state"] == "RUNNING")
 

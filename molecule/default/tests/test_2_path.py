@@ -83,6 +83,23 @@ def servers() -> set[str]:
     return {target["replica"] for target in targets["Anything"] if target["serving"]}
 
 
+def counted(cluster: Cluster) -> float:
+    """Return how many requests Serve's metrics have of the running replicas."""
+    ids = replicas(cluster)
+    total = 0.0
+    for target in (target for group in cluster.ray("/api/prometheus/sd") for target in group["targets"]):
+        for line in requests.get(f"http://{target}/metrics", timeout=30).text.splitlines():
+            if line.startswith("ray_serve_deployment_request_counter_total{") and any(name in line for name in ids):
+                total += float(line.rpartition(" ")[2])
+    return total
+
+
+def test_serve_s_metrics_count_every_request(cluster: Cluster) -> None:
+    before = counted(cluster)
+    assert all(ask({"a": 1}).status_code == 200 for _ in range(30))
+    until(lambda: counted(cluster) == before + 30, 60)
+
+
 def test_rolling_updates_lose_no_request(cluster: Cluster, project: Path) -> None:
     before = replicas(cluster)
     with load() as counts:
