@@ -51,7 +51,7 @@ lint: venv-dev
 unit: venv-dev rsync
 	$(BIN)/pytest -q -n 2 --dist worksteal test/unit
 
-integration: venv-dev rsync # what runs Ansible and a store on this machine
+integration: venv-dev rsync # what runs Ansible, HAProxy and a store on this machine
 	$(BIN)/pytest -q -n 3 --dist loadfile test/integration
 
 rsync: # some tests run a real rsync daemon; without rsync they would be skipped
