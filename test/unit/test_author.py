@@ -289,7 +289,7 @@ def test_a_shell_is_opened_in_a_package_alone(root: Path, name: str) -> None:
 
 
 def measured(url: str, connections: int, seconds: float = 0.2, params: dict[str, Any] | None = None) -> Any:
-    return measure(Load(f"{url}/echo", "POST", params or {}), connections, seconds)
+    return measure(Load(f"{url}/echo", "POST", json.dumps(params or {}).encode()), connections, seconds)
 
 
 def test_a_load_counts_answers_and_failures(site: Site, closed_port: int) -> None:
@@ -335,7 +335,7 @@ from modelserve.author.benchmark import Load, measure
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begun", flush=True)
-measure(Load(sys.argv[1], "POST", {}), 4, 60)
+measure(Load(sys.argv[1], "POST", b"{}"), 4, 60)
 """
 
 

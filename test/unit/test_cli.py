@@ -307,6 +307,21 @@ def test_a_benchmark_sends_the_warm_up_and_reports_failures(
     assert (document["p50_ms"] is None) is bool(document["failures"])
 
 
+def test_a_benchmark_sends_a_file_as_the_algorithm_takes_it(
+    home: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving(home, site)
+    (home / "algopkg" / "Echo").mkdir(parents=True, exist_ok=True)
+    (home / "algopkg" / "Echo" / "cat.png").write_bytes(b"picture")
+    site.answers["/echo/schema"] = (200, b'{"input": {"type": "string", "format": "binary"}}')
+    site.answers["/echo"] = (201, b"")
+    assert main(["bench", "Echo", "--params", '{"file": "cat.png"}', "--seconds", "0.2", "--connections", "1"]) == 0
+    assert (site.asked[-1].body, site.asked[-1].headers["Content-Type"]) == (b"picture", "image/png")
+    capsys.readouterr()
+    lines = failed(capsys, "bench", "Echo", "--params", '{"file": "dog.png"}')
+    assert "'dog.png', which is not in the package's directory" in lines[0]
+
+
 @pytest.mark.parametrize("answer", [b"[1]", b'"word"', b"3"])
 def test_smoke_passes_an_answer_of_any_json_value(home: Path, site: Site, answer: bytes) -> None:
     serving(home, site)

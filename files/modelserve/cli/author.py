@@ -121,13 +121,15 @@ def _load_of(options: argparse.Namespace) -> Load:
     """Return the request of a benchmark, with the controller's own key.
 
     Raises:
-        UserError: the algorithm is not served, or there is no request.
+        UserError: the algorithm is not served, or there is no request, or it names a file that does not exist.
     """
     from modelserve.author.benchmark import Load
+    from modelserve.cli.smoke import request_body
     from modelserve.config.routes import picking
     from modelserve.deploy.controller import Controller
 
-    controller = Controller(Settings.load(), progress_of(options))
+    settings = Settings.load()
+    controller = Controller(settings, progress_of(options))
     conf, _ = controller.read()
     section = next((section for section in conf.sections if section.name == options.name), None)
     row = next((row for row in controller.status() if row["name"] == options.name), None)
@@ -136,7 +138,12 @@ def _load_of(options: argparse.Namespace) -> Load:
     params = options.params if options.params is not None else section.warmup
     if params is None:
         raise UserError(f"[algopkg.{options.name}] has no warmup to send", "Give --params")
-    return Load(row["url"], section.method[0], params, {**picking(options.name), **controller.gateway.headers()})
+    headers = {**picking(options.name), **controller.gateway.headers()}
+    try:
+        body, content_type, _ = request_body(row["url"], params, headers, settings.algopkg / options.name)
+    except ValueError as error:
+        raise UserError(f"[algopkg.{options.name}] {error}", "Give --params, or name a file of the package") from error
+    return Load(row["url"], section.method[0], body, {"Content-Type": content_type, **headers})
 
 
 def _logs(options: argparse.Namespace) -> None:

@@ -78,7 +78,7 @@ def ask(url: str, section: Section, credentials: Mapping[str, str], packages: Pa
     method = section.method[0]
     headers = {**picking(section.name), **credentials}
     try:
-        body, content_type, shown = _body(url, section, headers, packages)
+        body, content_type, shown = request_body(url, section.warmup or {}, headers, packages / section.name)
     except ValueError as error:
         return False, str(error)
     request = urllib.request.Request(url, body, {"Content-Type": content_type, **headers}, method=method)
@@ -94,24 +94,31 @@ def ask(url: str, section: Section, credentials: Mapping[str, str], packages: Pa
     return passed, f"{sent} -> {text}"
 
 
-def _body(url: str, section: Section, headers: Mapping[str, str], packages: Path) -> tuple[bytes, str, str]:
-    """Return the body of the warm-up request, its content type, and how a line shows it.
+def request_body(
+    url: str, params: Mapping[str, Any], headers: Mapping[str, str], package: Path
+) -> tuple[bytes, str, str]:
+    """Return the body of a request, its content type, and how a line shows it.
+
+    Args:
+        url: URL of the route, which says whether the inference takes a file.
+        params: the request, with ``{"file": "<name>"}`` in the place of a file.
+        headers: what the gateway wants of a request.
+        package: the package's directory, which has the files.
 
     Raises:
-        ValueError: the warm-up names a file that is not in the package.
+        ValueError: a file is not in the package.
     """
     from modelserve.replica.fields import Fields, is_file_name, names_files  # they load what other commands do without
     from modelserve.replica.inputs import package_file
 
-    warmup = section.warmup or {}
-    text = json.dumps(warmup)
-    document = _schema(url, headers) if names_files(warmup) else {}
-    fields, package = Fields(document.get("input", {})), packages / section.name
-    if fields.is_file and is_file_name(warmup):
-        upload = package_file(warmup["file"], package)
+    text = json.dumps(params)
+    document = _schema(url, headers) if names_files(params) else {}
+    fields = Fields(document.get("input", {}))
+    if fields.is_file and is_file_name(params):
+        upload = package_file(params["file"], package)
         return upload.read(), upload.content_type, f"<{upload.filename}, {upload.size} bytes>"
-    params = fields.with_files(warmup, lambda name, _: base64.b64encode(package_file(name, package).read()).decode())
-    return json.dumps(params).encode(), "application/json", text
+    filled = fields.with_files(params, lambda name, _: base64.b64encode(package_file(name, package).read()).decode())
+    return json.dumps(filled).encode(), "application/json", text
 
 
 def _schema(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
