@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from modelserve.config.section import Section
-from modelserve.deploy.probes import OVERDUE_FACTOR, ApplicationProbe, SchedulingTimer, Thresholds
+from modelserve.deploy.probes import KEPT_THRESHOLD, OVERDUE_FACTOR, ApplicationProbe, SchedulingTimer, Thresholds
 from modelserve.serve.application import Application
 from modelserve.serve.status import ApplicationStatus, Failed, Healthy, Outcome, Waiting
 
@@ -138,3 +138,12 @@ def test_a_replica_that_was_placed_waits_anew() -> None:
 def test_a_replica_is_overdue_after_several_timeouts() -> None:
     timer = SchedulingTimer(30)
     assert [timer.overdue(30 * OVERDUE_FACTOR), timer.overdue(30 * OVERDUE_FACTOR + 1)] == [False, True]
+
+
+def test_a_replica_that_serve_keeps_for_the_target_counts_once_that_is_certain() -> None:
+    """A deploy soon after one that was taken back: Serve has not stopped the replica of the version yet."""
+    made = probe()
+    assert set(observed(made, *[snapshot({"old": "RUNNING"})] * (KEPT_THRESHOLD - 1))) == {Waiting}
+    assert Healthy in observed(made, *[snapshot({"old": "RUNNING"})] * 3)
+    updating = snapshot({"old": "RUNNING"}, status="DEPLOYING")
+    assert set(observed(probe(), *[updating] * 2 * KEPT_THRESHOLD)) == {Waiting}

@@ -15,6 +15,9 @@ CRASH_THRESHOLD = 2
 CRASH_LOOP = "its replicas crash soon after they start"
 # A replica that waits for so many times the scheduling timeout cannot be placed, whatever the sums of free resources.
 OVERDUE_FACTOR = 4
+# Serve keeps a replica of a version that it is given again before it stopped it, as after a deploy that failed. So many
+# observations in a row in which Serve calls the target reached without a new replica are certain: 5 s.
+KEPT_THRESHOLD = 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class ApplicationProbe:
         # Replicas of another revision. While Serve builds an application it shows none.
         self._retired = earlier.replica_ids() if new_replicas and earlier else set()
         self._running: set[str] = set()
+        self._reached = 0
         self._crashes = 0
         self._successes = 0
         self._failures = 0
@@ -74,6 +78,7 @@ class ApplicationProbe:
         if self._new_replicas and status is not None:
             if not at_target(status, self._target):
                 self._retired |= status.replica_ids()
+            self._keep_what_serve_keeps(status)
             self._count_crashes(status)
         outcome = outcome_of(status, self._target, self._retired, self._reconfigures)
         if self._crashes >= self._thresholds.crash:
@@ -87,6 +92,13 @@ class ApplicationProbe:
         if isinstance(outcome, Failed) and self._failures < outcome.failure_threshold:
             return Waiting(f"unhealthy: {outcome.text}", starting=False)
         return outcome
+
+    def _keep_what_serve_keeps(self, status: ApplicationStatus) -> None:
+        deployments = status.deployments.values()
+        reached = deployments and all(deployment.status == "HEALTHY" for deployment in deployments)
+        self._reached = self._reached + 1 if reached and at_target(status, self._target) else 0
+        if self._reached >= KEPT_THRESHOLD:
+            self._retired.clear()
 
     def _count_crashes(self, status: ApplicationStatus) -> None:
         if status.deployments:  # while Serve builds the application it shows none
