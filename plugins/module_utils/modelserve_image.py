@@ -71,6 +71,8 @@ def save(image: str, layers: Sequence[str], directory: Path) -> Saved:
             saved = unpack(archive, layers, directory)
     except tarfile.TarError as error:  # mostly because Docker has ended; its own message comes first
         damage = str(error)
+    while saver.stdout.read(CHUNK):  # what follows the archive's end: else Docker fails to write it
+        pass
     saver.stdout.close()
     message = saver.stderr.read().decode(errors="replace").strip()
     if saver.wait() != 0 or damage:

@@ -103,6 +103,7 @@ def save_compressed(name, config):
             member = tarfile.TarInfo(file)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+    sys.stdout.buffer.write(bytes(1 << 20))  # archives end with any number of empty blocks
 
 def save(name):
     config = find(name)
