@@ -131,6 +131,8 @@ class Store:
                 break
             self.retries += 1
             time.sleep(random.uniform(*RETRY_S))
+        if busy:
+            raise RuntimeError(f"the store served other hosts for {self._timeout_s} s; raise modelserve_fetch_timeout")
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["rsync failed"]
         raise RuntimeError(next((line for line in lines if "No space left" in line), lines[0]))
 
@@ -246,7 +248,31 @@ def end_loading(loader: subprocess.Popen[bytes]) -> None:
     """
     out, _ = loader.communicate()
     if loader.returncode != 0:
-        raise RuntimeError("docker load failed: {0}".format(out.decode(errors="replace").strip()))
+        raise RuntimeError(f"docker load failed: {out.decode(errors='replace').strip()}")
+
+
+def read_index(store: Store, target: Path, image: str) -> dict[str, Any]:
+    """Fetch what the store says of its image.
+
+    Raises:
+        RuntimeError: it is not available, or of another image.
+    """
+    store.fetch("index.json", target)
+    index: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    if index["image"] != image:
+        raise RuntimeError(f"the store has {index['image']}; run site.yml without --limit")
+    return index
+
+
+def require_image(module: AnsibleModule, image: str) -> None:
+    """Return when Docker has the image.
+
+    Raises:
+        RuntimeError: it has not.
+    """
+    code, _, _ = module.run_command(["docker", "image", "inspect", image])
+    if code != 0:
+        raise RuntimeError(f"docker load succeeded, but 'docker image inspect {image}' fails")
 
 
 def bring(module: AnsibleModule, store: Store, index: dict[str, Any]) -> None:
@@ -310,15 +336,9 @@ def main() -> None:
         password = Path(module.params["password_file"]).read_text(encoding="utf-8").strip()
         store = Store(module.params["url"], password, work / "layers", module.params["timeout"])
         store.directory.mkdir(parents=True, exist_ok=True)
-        store.fetch("index.json", work / "index.json")
-        index = json.loads((work / "index.json").read_text(encoding="utf-8"))
-        if index["image"] != image:
-            raise RuntimeError("the store has {0}; run site.yml without --limit".format(index["image"]))
-        bring(module, store, index)
-        code, _, _ = module.run_command(["docker", "image", "inspect", image])
-        if code != 0:
-            raise RuntimeError("docker load succeeded, but Docker does not have it")
-    except (OSError, RuntimeError) as error:
+        bring(module, store, read_index(store, work / "index.json", image))
+        require_image(module, image)
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: the index is damaged
         module.fail_json(msg=f"the image {image} is not available from the head's store: {error}")
     shutil.rmtree(work)
     module.exit_json(changed=True, fetched=store.fetched, retries=store.retries)

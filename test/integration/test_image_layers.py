@@ -415,7 +415,7 @@ def test_a_host_does_not_wait_for_ever(
     store_server_of_head.stop()
     store_server_of_head.start()
     worker = Host.make(tmp_path / "worker")
-    assert "max connections" in load(worker, timeout=0)["msg"]
+    assert "the store served other hosts for 0 s; raise modelserve_fetch_timeout" in load(worker, timeout=0)["msg"]
 
 
 def test_a_layer_that_was_begun_is_gone_on_with(head: Host, load: Any, tmp_path: Path) -> None:
