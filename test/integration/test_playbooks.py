@@ -113,3 +113,26 @@ def test_no_play_gathers_ansible_s_own_facts() -> None:
     for path in sorted((ROOT / "playbooks").rglob("*.yml")):
         plays = [play for play in yaml.safe_load(path.read_text()) if "hosts" in play]
         assert all(play["gather_facts"] is False for play in plays), path
+
+
+PULL = """\
+#!/usr/bin/python
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule(argument_spec={"retries": {"type": "int"}})
+module.exit_json(changed=True, fetched=3 << 20, retries=module.params["retries"])
+"""
+
+
+def test_image_pulls_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "modelserve_image_load.py").write_text(PULL)
+    task = {"modelserve_image_load": {"retries": "{{ 2 if inventory_hostname == 'w1' else 0 }}"}}
+    play = {"hosts": "w*", "gather_facts": False, "tasks": [task, {"ansible.builtin.meta": "noop"}]}
+    text = ansible(tmp_path, {"head": ["h"], "workers": ["w1", "w2", "w3"]}, [play])
+    counts = re.findall(r"^  (\d of 3) hosts have the image \((.*)\)$", text, flags=re.MULTILINE)
+    assert [count for count, _ in counts] == ["1 of 3", "2 of 3", "3 of 3"], text
+    assert sorted(details for _, details in counts) == [
+        "3.0 MiB fetched",
+        "3.0 MiB fetched",
+        "3.0 MiB fetched, the store asked again 2 times",
+    ]
