@@ -302,3 +302,12 @@ def test_a_removal_stops_on_every_host_when_one_is_not_this_cluster_s() -> None:
     for file in ("check", "inventory"):
         for task in yaml.safe_load((ROOT / f"roles/remove/tasks/{file}.yml").read_text()):
             assert "ansible.builtin.assert" not in task or task["any_errors_fatal"] is True
+
+
+def test_preflight_refuses_a_docker_that_modelserve_cannot_use(tmp_path: Path) -> None:
+    stub(tmp_path / "bin", "docker", 'exec podman "$@"')
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "preflight.yml")}
+    variables = {"h": {"modelserve_home": str(tmp_path / "home"), "ansible_become": False}}
+    text = ansible(tmp_path, {"head": ["h"]}, [play], variables=variables, path=f"{tmp_path}/bin")
+    assert re.search(r"Docker +podman +FAILED", text), text
+    assert "Remove the package podman-docker and install Docker Engine" in re.sub(r"\s+", " ", text), text
