@@ -167,14 +167,22 @@ class Firewall:
             read(UNIT_FILE) == UNIT_TEXT and self.run("systemctl", "-q", "is-enabled", UNIT, check=False)[0] == 0
         )
 
-    def resolved(self, hosts: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Return the IPv4 and the IPv6 addresses of hosts, which are named by address or name."""
+    def resolved(self, hosts: Iterable[str], required: bool = True) -> tuple[list[str], list[str]]:
+        """Return the IPv4 and the IPv6 addresses of hosts, which are named by address or name.
+
+        Where ``required``, one without an address fails the module; else it is a warning.
+        """
         addresses: set[str] = set()
         for host in hosts:
             try:
                 addresses |= {str(answer[4][0]) for answer in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
             except OSError as error:
-                self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
+                if required:
+                    self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
+                self.module.warn(
+                    f"{host} has no address here any more ({error}). The next site.yml without it in the inventory "
+                    "closes this host to the addresses that it had"
+                )
         v6 = {address for address in addresses if ":" in address}
         return sorted(addresses - v6), sorted(v6)
 
@@ -223,7 +231,7 @@ class Firewall:
         text = read(FILE)
         if text is None:  # no firewall here
             return False
-        v4, v6 = self.resolved(addresses)
+        v4, v6 = self.resolved(addresses, required=admit)  # who leaves may have no name in the DNS any more
         changed = with_elements(with_elements(text, "cluster4", v4, admit), "cluster6", v6, admit)
         if changed == text:
             return False

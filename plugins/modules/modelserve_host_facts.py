@@ -41,12 +41,15 @@ ansible_facts:
   type: dict
 """
 
+import calendar
 import glob
 import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -54,6 +57,7 @@ from ansible.module_utils.basic import AnsibleModule
 CAP_NET_ADMIN = 12  # linux/capability.h
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
 SYS = "/sys"
+ROOT = "/"
 
 
 def distribution() -> dict[str, Any]:
@@ -71,14 +75,66 @@ def distribution() -> dict[str, Any]:
     }
 
 
-def docker(module: AnsibleModule) -> dict[str, Any]:
-    """Whether the Docker client is there and its engine answers, with its version or the reason why not."""
-    client = shutil.which("docker")
+def docker_info(module: AnsibleModule, client: str | None) -> tuple[dict[str, Any], str]:
+    """Return what the engine says of itself, and why it does not answer; one of the two is empty."""
     if client is None:
-        return {"client": None, "reachable": False, "version": "", "reason": "not installed"}
-    code, out, err = module.run_command([client, "version", "--format", "{{.Server.Version}}"])
-    reason = "" if code == 0 else (err.strip() or out.strip()).splitlines()[-1]
-    return {"client": client, "reachable": code == 0, "version": out.strip() if code == 0 else "", "reason": reason}
+        return {}, "not installed"
+    code, out, err = module.run_command([client, "info", "--format", "{{json .}}"])
+    try:
+        info = json.loads(out)
+    except ValueError:
+        info = {}
+    if isinstance(info, dict) and info.get("ServerVersion"):
+        return info, ""
+    # Docker 20.10 prints JSON without the engine's part then, and ends well.
+    errors = info.get("ServerErrors") if isinstance(info, dict) else None
+    lines = (errors or []) + err.strip().splitlines()[-1:] + out.strip().splitlines()[-1:]
+    return {}, lines[0] if lines else "exit status {0}".format(code)
+
+
+def unsuitable_docker(client: str | None, info: dict[str, Any], has_engine: bool) -> str:
+    """Return what kind of Docker modelserve cannot use this is; empty for one that it can use, or where there is none.
+
+    Args:
+        client: path of the Docker client, if there is one.
+        info: what the engine says of itself; empty where none answers.
+        has_engine: whether a dockerd is among this host's commands.
+    """
+    if (client and is_podman(client)) or "BuildahVersion" in info:
+        return "podman"
+    if str(info.get("DockerRootDir", "")).startswith("/var/snap/"):
+        return "snap"
+    options = [option.split(",")[0] for option in info.get("SecurityOptions") or []]
+    if "name=rootless" in options:
+        return "rootless"
+    if "name=userns" in options:
+        return "userns-remap"
+    if not info and not has_engine and os.path.isdir(ROOT + "snap/docker"):
+        return "snap"
+    # A user's own engine, while the system's does not run: starting that one is the operator's decision.
+    if not info and glob.glob(ROOT + "run/user/*/docker.sock"):
+        return "rootless"
+    return ""
+
+
+def is_podman(client: str) -> bool:
+    """Return whether the command ``docker`` is the package podman-docker's: a script, or a link to podman."""
+    if os.path.basename(os.path.realpath(client)).startswith("podman"):
+        return True
+    with open(client, "rb") as stream:
+        beginning = stream.read(2048)
+    return beginning.startswith(b"#!") and b"podman" in beginning
+
+
+def docker(client: str | None, info: dict[str, Any], reason: str) -> dict[str, Any]:
+    """Return whether the Docker client exists and its engine answers, with its version or the reason why not."""
+    return {
+        "client": client,
+        "reachable": bool(info),
+        "version": str(info.get("ServerVersion", "")),
+        "reason": reason,
+        "unsuitable": unsuitable_docker(client, info, shutil.which("dockerd") is not None),
+    }
 
 
 def memory_mb() -> int:
@@ -111,7 +167,7 @@ def content(path: str) -> str:
         return ""
 
 
-def nvidia(module: AnsibleModule, names: list[str], client: str | None) -> dict[str, Any]:
+def nvidia(module: AnsibleModule, names: list[str], info: dict[str, Any]) -> dict[str, Any]:
     """What stands between Docker and NVIDIA's GPUs: devices, driver, toolkit, and the runtime in Docker."""
     devices = [os.path.dirname(path) for path in glob.glob(SYS + "/bus/pci/devices/*/vendor")]
     devices = [path for path in devices if content(path + "/vendor") == "0x10de"]
@@ -135,14 +191,11 @@ def nvidia(module: AnsibleModule, names: list[str], client: str | None) -> dict[
     if shutil.which("nvidia-ctk"):
         code, out, _ = module.run_command(["nvidia-ctk", "--version"])
         found["toolkit"] = (out.splitlines() or [""])[0].split(" ")[-1] if code == 0 else ""
-    if client:
-        code, out, _ = module.run_command([client, "info", "--format", "{{json .}}"])
-        info = json.loads(out) if code == 0 else {}
-        # Directories of device specifications are named only by a Docker that reads them.
-        specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
-        found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
-            "nvidia.com/gpu" in content(path) for path in specs
-        )
+    # Directories of device specifications are named only by a Docker that reads them.
+    specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
+    found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
+        "nvidia.com/gpu" in content(path) for path in specs
+    )
     return found
 
 
@@ -201,6 +254,27 @@ def containers(module: AnsibleModule, client: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def started_at(text: str) -> float:
+    """Return the time of Docker's ``2024-05-01T10:00:00.123456789Z`` in seconds; 0 where it is none."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", text)
+    if match is None:
+        return 0.0
+    return calendar.timegm(time.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")) + float(match.group(2) or 0)
+
+
+def with_former_token(module: AnsibleModule, client: str, made: dict[str, dict[str, Any]], home: str) -> list[str]:
+    """Return the names of the running containers that started before the token in ``home`` was written."""
+    token = os.path.join(home, "secrets", "ray_token")
+    running = [name for name, container in made.items() if container["running"]]
+    if not running or not os.path.exists(token):
+        return []
+    written = os.stat(token).st_mtime
+    template = "{{.Name}}\t{{.State.StartedAt}}"
+    code, out, _ = module.run_command([client, "inspect", "--format", template, *running])
+    rows = [line.partition("\t") for line in out.splitlines()] if code == 0 else []
+    return sorted(name.lstrip("/") for name, _, started in rows if 0 < started_at(started) < written)
+
+
 def images(module: AnsibleModule, client: str) -> list[str]:
     """Names of the modelserve images there are."""
     template = "{{.Repository}}:{{.Tag}}"
@@ -228,11 +302,18 @@ def home_content(home: str) -> str:
     return "foreign"
 
 
+def cluster_of(home: str) -> str:
+    """Return the name of the head in the inventory that installed, from the marker; empty where it names none."""
+    match = re.search(r"^head: (.+)$", content(os.path.join(home, ".modelserve")), re.MULTILINE)
+    return match.group(1).strip() if match else ""
+
+
 def home_state(home: str) -> dict[str, Any]:
     """Return what is known of modelserve's directory.
 
     ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
-    is of :func:`home_content`; ``gateways`` names the other hosts with a gateway, as the head knows them.
+    is of :func:`home_content`; ``head`` names the cluster's head in the inventory that installed; ``gateways`` names
+    the other hosts with a gateway, as the head knows them; ``gateway`` is whether a gateway's files lie here.
     """
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
@@ -245,7 +326,14 @@ def home_state(home: str) -> dict[str, Any]:
         with open(gateways, encoding="utf-8") as stream:
             names = sorted(json.load(stream))
     owner = str(os.stat(home).st_uid) if os.path.isdir(home) else ""
-    return {"owner": owner, "content": home_content(home), "token_sha256": mark, "gateways": names}
+    return {
+        "owner": owner,
+        "content": home_content(home),
+        "head": cluster_of(home),
+        "token_sha256": mark,
+        "gateways": names,
+        "gateway": os.path.isdir(os.path.join(home, "gateway")),
+    }
 
 
 def ports_taken(ports: list[int], own: list[str]) -> list[dict[str, Any]]:
@@ -285,7 +373,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    engine = docker(module)
+    client = shutil.which("docker")
+    info, reason = docker_info(module, client)
+    engine = docker(client, info, reason)
     made = containers(module, engine["client"]) if engine["reachable"] else {}
     names = gpus(module)
     facts = {
@@ -299,9 +389,10 @@ def main() -> None:
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),
         "gpus": names,
-        "nvidia": nvidia(module, names, engine["client"]),
+        "nvidia": nvidia(module, names, info),
         "certificates": certificates(),
         "containers": made,
+        "former_token": with_former_token(module, client, made, module.params["home"]) if client else [],
         "images": images(module, engine["client"]) if engine["reachable"] else [],
         "home": home_state(module.params["home"]),
         "ports_taken": ports_taken(module.params["ports"], [container["id"] for container in made.values()]),

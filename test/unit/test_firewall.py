@@ -41,8 +41,14 @@ class Ansible:
 
     check_mode = False
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def fail_json(self, msg: str) -> None:
         raise ModuleError(msg)
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)
 
 
 def template(**variables: Any) -> str:
@@ -110,3 +116,17 @@ def test_nft_accepts_the_rules(tmp_path: Path) -> None:
     file.write_text(rules(["10.0.0.1", "fd00::1"], firewall_gateway_ports=[666]))
     checked = subprocess.run(["nft", "-c", "-f", str(file)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0 or "Operation not permitted" in checked.stderr, checked.stderr
+
+
+def test_a_host_that_has_no_address_any_more_can_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "firewall.nft"
+    file.write_text(rules(["10.0.0.1", "10.0.0.2"]))
+    monkeypatch.setattr(MODULE, "FILE", str(file))
+    ansible = Ansible()
+    ansible.check_mode = True
+    firewall = MODULE.Firewall(ansible)
+    assert firewall.change_addresses(["no-such-host.invalid", "10.0.0.2"], admit=False) is True
+    (warning,) = ansible.warnings
+    assert "no-such-host.invalid has no address here any more" in warning and "site.yml" in warning
+    with pytest.raises(ModuleError, match="has no address here"):
+        firewall.change_addresses(["no-such-host.invalid"], admit=True)

@@ -77,7 +77,7 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         gcs_directory(home).mkdir(exist_ok=True)
         publish_versions(settings)
     else:
-        wait_for_content(settings, options["head_address"])
+        wait_for_content(settings, options["head_address"], options.get("name", ""))
         start_sync_after_joining(options["head_address"])
     _remove_old_sessions(home / "ray")
     _empty(home / "tmp")

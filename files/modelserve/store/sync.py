@@ -7,8 +7,10 @@ hash is right.
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -32,12 +34,19 @@ CONNECT_S = 10
 RETRY_S = (0.5, 3.0)
 LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at most
 
+# The cluster's workers by name, as Ansible writes them.
+WORKERS = "workers.json"
+
 # rsync's exit codes, see rsync(1).
 _REFUSED, _WRITE_FAILED, _PARTIAL = 5, 11, 23
 
 
 class UnreachableError(UserError):
     """Raised when the head's store does not answer."""
+
+
+class MissingError(UserError):
+    """Raised when the head's store does not have a file."""
 
 
 class BusyError(UnreachableError):
@@ -99,6 +108,17 @@ class StoreClient:
             UserError: the store does not answer or refuses this node, or its manifest is damaged.
         """
         return Manifest.load(self.fetch_file(manifest.NAME))
+
+    def workers(self) -> frozenset[str] | None:
+        """Return the names of the cluster's workers; None where the head publishes none.
+
+        Raises:
+            UserError: the store does not answer or refuses this node.
+        """
+        try:
+            return frozenset(json.loads(self.fetch_file(WORKERS).read_text()))
+        except MissingError:  # a head of the version before, or one whose first workers are about to join
+            return None
 
     def fetch_file(self, name: str) -> Path:
         """Fetch a small file of the head's store and return the path of the copy.
@@ -197,6 +217,8 @@ class StoreClient:
             )
         if code == _REFUSED:
             return UserError(f"the head's store refuses this node: {text}", "Run site.yml: it installs the token")
+        if code == _PARTIAL and re.search(f'link_stat "/?{re.escape(source)}" .*No such file', stderr):
+            return MissingError(f"the head's store does not have {source}", "Deploy again: that makes it again")
         if code in (_PARTIAL, _WRITE_FAILED):
             return UserError(f"{source.rstrip('/')} cannot be fetched: {text}", "See 'docker logs modelserve_store'")
         return UnreachableError(
