@@ -113,3 +113,42 @@ def test_no_play_gathers_ansible_s_own_facts() -> None:
     for path in sorted((ROOT / "playbooks").rglob("*.yml")):
         plays = [play for play in yaml.safe_load(path.read_text()) if "hosts" in play]
         assert all(play["gather_facts"] is False for play in plays), path
+
+
+def test_an_inventory_with_problems_stops_the_run_and_all_are_named(tmp_path: Path) -> None:
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
+    groups = {"head": ["a", "b"], "workers": ["a", "head"]}
+    variables = {"a": {"modelserve_image_tag": "site:1"}, "head": {"modelserve_gpus": "many"}}
+    text = re.sub(r"\s+", " ", ansible(tmp_path, groups, [play], variables=variables))
+    for line in (
+        "The inventory has problems; nothing was changed",
+        "the group head has 2 hosts (a, b)",
+        "a is in the groups head and workers",
+        "a worker is called head",
+        "head: modelserve_gpus is 'many'",
+        "a: modelserve_image_tag is set by each run itself",
+    ):
+        assert line in text, text
+
+
+def test_a_group_head_without_a_host_is_explained(tmp_path: Path) -> None:
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
+    text = ansible(tmp_path, {"head": [], "workers": ["w1"]}, [play])
+    assert "the group head has no host: put one host into it" in re.sub(r"\s+", " ", text), text
+
+
+def test_a_dry_run_shows_no_secret_of_conf_ini(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "roles" / "serve_deploy" / "tasks" / "main.yml").read_text())
+    task = next(task for task in tasks if task["name"] == "Write conf.ini")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "conf.ini").write_text("[algopkg.Echo]\nenv.TOKEN = new-secret\n")
+    (tmp_path / "conf.ini").write_text("[algopkg.Echo]\nenv.TOKEN = old-secret\n")
+    settings = {
+        "modelserve_home": str(tmp_path),
+        "modelserve_project": str(tmp_path / "project"),
+        "modelserve_user": "0",
+    }
+    play = {"hosts": "modelserve_all", "gather_facts": False, "tasks": [task], "vars": settings}
+    text = ansible(tmp_path, {"head": ["h"]}, [play], "--check", "--diff")
+    assert "changed=1" in text, text
+    assert "secret" not in text
