@@ -136,15 +136,22 @@ def group_problems(cluster: Mapping[str, Any], is_head_set: bool) -> Iterator[st
                 yield f"modelserve_{setting} names {name}, which is not in the inventory: add it, or correct the name"
 
 
-def name_problems(hosts: Sequence[str], workers: Sequence[str]) -> Iterator[str]:
-    """Yield the names that Docker, Ray or DNS refuse."""
+def name_problems(hosts: Sequence[str], cluster: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that Docker, Ray or DNS refuse, or that have another meaning.
+
+    Args:
+        hosts: names of the cluster's hosts.
+        cluster: the lookup's term.
+    """
     for name in hosts:
+        if name in cluster["groups"]:
+            yield f"{name} is a host and a group, which share variables then: rename the host in the inventory"
         if not NAME.fullmatch(name):
             yield (
                 f"{name} is no name for a host: use at most 63 letters, digits, '-', '_' and '.', a letter or digit "
                 f"first and last, and write where it is as ansible_host"
             )
-    if HEAD in workers:
+    if HEAD in cluster["workers"]:
         yield f"a worker is called {HEAD}, which is the head's name among the nodes: rename it in the inventory"
 
 
@@ -190,7 +197,7 @@ def problems(cluster: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]])
         hosts: variables of each host of the cluster.
     """
     is_head_set = any("modelserve_head" in variables for variables in hosts.values())
-    lines = [*group_problems(cluster, is_head_set), *name_problems(list(hosts), cluster["workers"])]
+    lines = [*group_problems(cluster, is_head_set), *name_problems(list(hosts), cluster)]
     lines += address_problems(hosts)
     lines += [line for name, variables in hosts.items() for line in setting_problems(name, variables)]
     return lines

@@ -117,15 +117,15 @@ def test_no_play_gathers_ansible_s_own_facts() -> None:
 
 def test_an_inventory_with_problems_stops_the_run_and_all_are_named(tmp_path: Path) -> None:
     play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
-    groups = {"head": ["a", "b"], "workers": ["a", "head"]}
-    variables = {"a": {"modelserve_image_tag": "site:1"}, "head": {"modelserve_gpus": "many"}}
+    groups = {"head": ["a", "b"], "workers": ["a", "w@1"]}
+    variables = {"a": {"modelserve_image_tag": "site:1"}, "w@1": {"modelserve_gpus": "many"}}
     text = re.sub(r"\s+", " ", ansible(tmp_path, groups, [play], variables=variables))
     for line in (
         "The inventory has problems; nothing was changed",
         "the group head has 2 hosts (a, b)",
         "a is in the groups head and workers",
-        "a worker is called head",
-        "head: modelserve_gpus is 'many'",
+        "w@1 is no name for a host",
+        "w@1: modelserve_gpus is 'many'",
         "a: modelserve_image_tag is set by each run itself",
     ):
         assert line in text, text

@@ -60,6 +60,7 @@ BAD: dict[str, tuple[dict[str, list[str]], str]] = {
     "two_heads": ({"head": ["a", "b"]}, "the group head has 2 hosts (a, b): keep one, and put the others into workers"),
     "head_and_worker": ({"head": ["a"], "workers": ["a", "b"]}, "a is in the groups head and workers: take it out of"),
     "worker_head": ({"head": ["a"], "workers": ["head"]}, "a worker is called head"),
+    "group": ({"head": ["a"], "workers": ["gateway"], "gateway": ["a"]}, "gateway is a host and a group"),
     "at": ({"head": ["ops@a"]}, "ops@a is no name for a host"),
     "colon": ({"head": ["a"], "workers": ["fd00::2"]}, "fd00::2 is no name for a host"),
     "long": ({"head": ["a"], "workers": ["w" * 64]}, f"{'w' * 64} is no name for a host"),
@@ -77,7 +78,7 @@ def test_a_problem_of_groups_and_names_is_named_with_the_fix(name: str) -> None:
 
 def test_all_problems_are_reported_at_once() -> None:
     lines = problems({"head": ["a", "b"], "workers": ["a", "head", "x@y"]}, {"a": {"modelserve_gpus": "many"}})
-    assert len(lines) == 5, lines
+    assert len(lines) == 6, lines
 
 
 def test_names_that_a_setting_gives_must_be_hosts() -> None:
