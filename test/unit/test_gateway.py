@@ -137,8 +137,13 @@ def test_the_replicas_are_servers_of_the_file_with_which_haproxy_starts(tmp_path
 
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("other", [None, REMOTE])
-def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other: RemoteGateway | None) -> None:
+@pytest.mark.parametrize("bind", [BIND, ("*",), ("::1", "fd00::1")])
+def test_haproxy_accepts_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool, other: RemoteGateway | None, bind: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(haproxy, "has_ipv6", lambda: True)
     update = {"home": tmp_path, "gateway_tls": guarded, "gateway_keys": guarded, "gateways": {"b": REMOTE}}
+    update["gateway_bind"] = bind
     settings = SETTINGS.model_copy(update=update)
     gateway = Gateway(settings)
     gateway.configure(SERVED)
