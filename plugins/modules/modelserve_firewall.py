@@ -52,6 +52,7 @@ import os
 import re
 import shutil
 import socket
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ ExecStop=-/usr/sbin/nft delete table {TABLE}
 WantedBy=sysinit.target nftables.service
 """
 # Runs detached from Ansible: it ends with the rules confirmed or rolled back, even if the connection is lost.
+# Rules of a later load have another nonce in the file, and a timer of their own.
 ROLL_BACK = f"""
 sleep "$1"
-[ -e {PENDING} ] || exit 0
+[ "$(cat {PENDING} 2>/dev/null)" = "$2" ] || exit 0
 if [ -e {BEFORE} ]; then
     mv {BEFORE} {FILE}
     nft -f {FILE}
@@ -206,8 +208,9 @@ class Firewall:
             self.module.fail_json(msg=f"nft refuses the rules: {error.strip()}")
         if os.path.exists(FILE) and not os.path.exists(PENDING):
             shutil.copy(FILE, BEFORE)
-        write(PENDING, "")
-        self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout))
+        nonce = uuid.uuid4().hex
+        write(PENDING, nonce)
+        self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout), nonce)
         Path(f"{FILE}.next").replace(FILE)
         self.run(nft, "-f", FILE)
         return True

@@ -23,6 +23,21 @@ options:
     type: list
     elements: int
     default: []
+  survey:
+    description:
+      - Also read what is decided by before a first change. C(network) holds addresses, services, other firewalls and
+        the hosts that do not answer; C(docker.root) and its free space say where Docker keeps images.
+    type: bool
+    default: false
+  address:
+    description: This host's address in the cluster, for O(survey).
+    type: str
+    default: ""
+  peers:
+    description: Hosts that must answer this one, for O(survey), each with C(name), C(address) and C(port) of its sshd.
+    type: list
+    elements: dict
+    default: []
 author: modelserve
 """
 
@@ -53,6 +68,11 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+try:  # from the installed collection
+    from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_network as network
+except ImportError:
+    from ansible.module_utils import modelserve_network as network
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
@@ -143,11 +163,37 @@ def memory_mb() -> int:
         return int(stream.readline().split()[1]) // 1024
 
 
-def disk_free_mb(path: str) -> int:
-    """Free space in MiB where ``path`` lies or would lie."""
+def existing(path: str) -> str:
+    """Return the closest directory above ``path`` that exists, or itself."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    return shutil.disk_usage(path).free // 2**20
+    return path
+
+
+def disk_free_mb(path: str) -> int:
+    """Free space in MiB where ``path`` lies or would lie."""
+    return shutil.disk_usage(existing(path)).free // 2**20
+
+
+def docker_disk(module: AnsibleModule, engine: dict[str, Any], home: str) -> dict[str, Any]:
+    """Return where Docker keeps images, the free space there in MiB, and whether that is modelserve's own disk."""
+    root = ""
+    if engine["reachable"]:
+        root = module.run_command([engine["client"], "info", "--format", "{{.DockerRootDir}}"])[1].strip()
+    root = root if root.startswith("/") else "/var/lib/docker"
+    same = os.stat(existing(root)).st_dev == os.stat(existing(home)).st_dev
+    return {"root": root, "root_free_mb": disk_free_mb(root), "root_on_home_disk": same}
+
+
+def surveyed_network(module: AnsibleModule, own: list[str]) -> dict[str, Any]:
+    """Return the host's addresses, whether its own is among them, services, firewalls, and who does not answer."""
+    return {
+        "addresses": network.addresses(),
+        "address_is_here": network.is_on_host(module.params["address"]),
+        "services": network.services(own),
+        "firewalls": network.firewalls(module.run_command, shutil.which),
+        "unreachable": network.unreachable(module.params["peers"]),
+    }
 
 
 def gpus(module: AnsibleModule) -> list[str]:
@@ -313,7 +359,8 @@ def home_state(home: str) -> dict[str, Any]:
 
     ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
     is of :func:`home_content`; ``head`` names the cluster's head in the inventory that installed; ``gateways`` names
-    the other hosts with a gateway, as the head knows them; ``gateway`` is whether a gateway's files lie here.
+    the other hosts with a gateway, as the head knows them; ``gateway`` is whether a gateway's files lie here;
+    ``served_port`` is its own gateway's.
     """
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
@@ -333,7 +380,17 @@ def home_state(home: str) -> dict[str, Any]:
         "token_sha256": mark,
         "gateways": names,
         "gateway": os.path.isdir(os.path.join(home, "gateway")),
+        "served_port": served_port(home),
     }
+
+
+def served_port(home: str) -> int:
+    """Return the port that the host's gateway listens on; 0 where there is none."""
+    try:
+        with open(os.path.join(home, "gateway", "served.json"), encoding="utf-8") as stream:
+            return int(json.load(stream)["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def ports_taken(ports: list[int], own: list[str]) -> list[dict[str, Any]]:
@@ -370,6 +427,9 @@ def main() -> None:
             "home": {"type": "str", "required": True},
             "commands": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
+            "survey": {"type": "bool", "default": False},
+            "address": {"type": "str", "default": ""},
+            "peers": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
@@ -377,6 +437,8 @@ def main() -> None:
     info, reason = docker_info(module, client)
     engine = docker(client, info, reason)
     made = containers(module, engine["client"]) if engine["reachable"] else {}
+    own = [container["id"] for container in made.values()]
+    engine["bridges"] = network.docker_bridges(network.bridges(), module.run_command, engine["client"])
     names = gpus(module)
     facts = {
         "distribution": distribution(),
@@ -395,8 +457,11 @@ def main() -> None:
         "former_token": with_former_token(module, client, made, module.params["home"]) if client else [],
         "images": images(module, engine["client"]) if engine["reachable"] else [],
         "home": home_state(module.params["home"]),
-        "ports_taken": ports_taken(module.params["ports"], [container["id"] for container in made.values()]),
+        "ports_taken": ports_taken(module.params["ports"], own),
     }
+    if module.params["survey"]:
+        engine.update(docker_disk(module, engine, module.params["home"]))
+        facts["network"] = surveyed_network(module, own)
     module.exit_json(changed=False, ansible_facts={"modelserve_host": facts})
 
 

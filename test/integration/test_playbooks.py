@@ -334,3 +334,42 @@ def test_preflight_refuses_a_docker_that_modelserve_cannot_use(tmp_path: Path) -
     text = ansible(tmp_path, {"head": ["h"]}, [play], variables=variables, path=f"{tmp_path}/bin")
     assert re.search(r"Docker +podman +FAILED", text), text
     assert "Remove the package podman-docker and install Docker Engine" in re.sub(r"\s+", " ", text), text
+
+
+def test_an_inventory_with_problems_stops_the_run_and_all_are_named(tmp_path: Path) -> None:
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
+    groups = {"head": ["a", "b"], "workers": ["a", "w@1"]}
+    variables = {"a": {"modelserve_image_tag": "site:1"}, "w@1": {"modelserve_gpus": "many"}}
+    text = re.sub(r"\s+", " ", ansible(tmp_path, groups, [play], variables=variables))
+    for line in (
+        "The inventory has problems; nothing was changed",
+        "the group head has 2 hosts (a, b)",
+        "a is in the groups head and workers",
+        "w@1 is no name for a host",
+        "w@1: modelserve_gpus is 'many'",
+        "a: modelserve_image_tag is set by each run itself",
+    ):
+        assert line in text, text
+
+
+def test_a_group_head_without_a_host_is_explained(tmp_path: Path) -> None:
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
+    text = ansible(tmp_path, {"head": [], "workers": ["w1"]}, [play])
+    assert "the group head has no host: put one host into it" in re.sub(r"\s+", " ", text), text
+
+
+def test_a_dry_run_shows_no_secret_of_conf_ini(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROOT / "roles" / "serve_deploy" / "tasks" / "main.yml").read_text())
+    task = next(task for task in tasks if task["name"] == "Write conf.ini")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "conf.ini").write_text("[algopkg.Echo]\nenv.TOKEN = new-secret\n")
+    (tmp_path / "conf.ini").write_text("[algopkg.Echo]\nenv.TOKEN = old-secret\n")
+    settings = {
+        "modelserve_home": str(tmp_path),
+        "modelserve_project": str(tmp_path / "project"),
+        "modelserve_user": "0",
+    }
+    play = {"hosts": "modelserve_all", "gather_facts": False, "tasks": [task], "vars": settings}
+    text = ansible(tmp_path, {"head": ["h"]}, [play], "--check", "--diff")
+    assert "changed=1" in text, text
+    assert "secret" not in text

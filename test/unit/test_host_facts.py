@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ansible.module_utils
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,27 @@ def test_the_marker_names_the_cluster(facts: ModuleType, tmp_path: Path, text: s
     (tmp_path / ".modelserve").write_text(text)
     assert facts.home_state(str(tmp_path))["head"] == head
     assert json.loads(json.dumps(facts.home_state(str(tmp_path))))["gateway"] is False
+
+
+@pytest.mark.parametrize(("text", "port"), [('{"port": 666, "routes": {}}', 666), ("{}", 0), ("damaged", 0), (None, 0)])
+def test_the_served_port_is_the_gateway_s(facts: ModuleType, tmp_path: Path, text: str | None, port: int) -> None:
+    if text is not None:
+        (tmp_path / "gateway").mkdir()
+        (tmp_path / "gateway" / "served.json").write_text(text)
+    assert facts.home_state(str(tmp_path))["served_port"] == port
+
+
+class Module:
+    """Stands for Ansible's module: runs ``docker info``."""
+
+    def run_command(self, command: list[str]) -> tuple[int, str, str]:
+        return 0, "/srv/docker\n", ""
+
+
+def test_docker_s_disk_is_looked_at_also_before_docker_is_there(facts: ModuleType, tmp_path: Path) -> None:
+    engine = {"reachable": True, "client": "docker"}
+    assert facts.docker_disk(Module(), engine, str(tmp_path))["root"] == "/srv/docker"
+    absent = facts.docker_disk(Module(), {"reachable": False, "client": None}, "/var/lib/modelserve")
+    assert absent["root"] == "/var/lib/docker" and absent["root_free_mb"] > 0
+    same = facts.docker_disk(Module(), {"reachable": False, "client": None}, "/var/lib/docker")
+    assert same["root_on_home_disk"]

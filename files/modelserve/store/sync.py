@@ -24,6 +24,7 @@ from modelserve.store import integrity, manifest
 from modelserve.store.manifest import Content, Manifest, Versions
 from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
 
 Progress = Callable[[str], None]
@@ -187,7 +188,7 @@ class StoreClient:
         return sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)[:LINKED_AGAINST]
 
     def _rsync(self, module: str, source: str, target: Path, *options: str) -> None:
-        url = f"rsync://{USER}@{self._head}:{PORT}/{module}/{source}"
+        url = f"rsync://{USER}@{endpoint(self._head, PORT)}/{module}/{source}"
         command = ["rsync", "--recursive", "--links", "--perms", "--times", "--partial", f"--timeout={STALL_S}"]
         command += [f"--contimeout={CONNECT_S}", *options, url, str(target)]
         environment = {**os.environ, "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
@@ -211,8 +212,8 @@ class StoreClient:
             )
         if "max connections" in stderr:
             return BusyError(
-                f"the head's store at {self._head}:{PORT} served other nodes for {self._settings.fetch_timeout_s:g} s"
-                f" ({text})",
+                f"the head's store at {endpoint(self._head, PORT)} served other nodes for"
+                f" {self._settings.fetch_timeout_s:g} s ({text})",
                 "Raise modelserve_fetch_timeout, or deploy again: fetched entries stay",
             )
         if code == _REFUSED:
@@ -222,7 +223,7 @@ class StoreClient:
         if code in (_PARTIAL, _WRITE_FAILED):
             return UserError(f"{source.rstrip('/')} cannot be fetched: {text}", "See 'docker logs modelserve_store'")
         return UnreachableError(
-            f"the head's store at {self._head}:{PORT} does not answer ({text})",
+            f"the head's store at {endpoint(self._head, PORT)} does not answer ({text})",
             "The node waits for it. If that lasts, check that the head is on and that the port is open to this host",
         )
 
