@@ -46,7 +46,7 @@ def node_environment(role: str, settings: Settings) -> dict[str, str]:
         # _private/ray_constants.py, line 629. The default of 15 gives a replica less of the processor than anything
         # else on the host.
         "RAY_worker_niceness": "0",
-        # common/ray_config_def.h. On a busy host a node takes longer than the default of 30 s to register; Ray then ended
+        # common/ray_config_def.h. On a busy host a node takes longer than the default of 30 s to register: Ray ended
         # itself, and the container started again.
         "RAY_raylet_start_wait_time_s": "90",
         # uvicorn's config.py. The gateways name the client, and nobody else reaches a replica's port.
