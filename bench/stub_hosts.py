@@ -22,7 +22,7 @@ DOCKER = """#!/bin/sh
 # Prints the output of a converged worker's Docker.
 case $1 in
 exec) ;; # the gateway's list of the workers
-version) echo 26.1.5 ;;
+info) echo '{"ServerVersion": "26.1.5"}' ;;
 ps) cat /stub/ps ;;
 images) cat /stub/images ;;
 esac
@@ -51,6 +51,7 @@ def _start(name: str) -> None:
         "printf '#!/bin/sh\\n' >/usr/local/bin/rsync && chmod +x /usr/local/bin/rsync && "
         "cd /usr/lib/python3/dist-packages && mkdir -p requests && touch requests/__init__.py && "
         "mkdir -p -m 0750 /opt/modelserve/store /opt/modelserve/secrets && "
+        f"echo 'head: {bed.HEAD}' >/opt/modelserve/.modelserve && chown 6370 /opt/modelserve && "
         "echo token-of-the-stub >/opt/modelserve/secrets/ray_token && "
         """echo '{"versions": {"image": "modelserve:stub"}}' >/opt/modelserve/store/manifest.json && """
         "chown ops: /home/ops/.ssh && exec /usr/sbin/sshd -D"

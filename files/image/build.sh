@@ -1,7 +1,10 @@
 #!/bin/sh
 # Builds the modelserve image. Beside this file lie its sources, above it the modelserve package.
 #   BASE_RELEASE, BASE_IMAGE, DEBIAN_MIRROR, CA_CERTIFICATES, CONDA_CHANNELS, PYTHON_VERSION, UV_DEFAULT_INDEX
-# are its settings (environment variables); the argument is the image's name and tag.
+# are its settings (environment variables); the argument is the image's name and tag. URLs may hold passwords: these
+# reach Docker by its environment, in the arguments FTP_PROXY and ftp_proxy. Docker knows these names: the steps have
+# their values, but no image's history, no cached layer and no error message. Docker's classic builder has nothing else
+# for secrets, and no step of the build uses FTP.
 set -eu
 image=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,9 +28,12 @@ if [ -z "${BASE_IMAGE:-}" ]; then
 fi
 
 echo "step: image $image"
-DOCKER_BUILDKIT=0 docker build --network host --tag "$image" --label modelserve.part=image \
-    --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-}" \
-    --build-arg CONDA_CHANNELS="${CONDA_CHANNELS:-}" --build-arg PYTHON_VERSION="${PYTHON_VERSION:-}" "$context" 2>&1 |
+# Without its passwords, the list of channels is part of the history: another list is another layer.
+public_channels=$(printf '%s' "${CONDA_CHANNELS:-}" | sed 's#://[^/@ ]*@#://#g')
+FTP_PROXY=${UV_DEFAULT_INDEX:-} ftp_proxy=${CONDA_CHANNELS:-} DOCKER_BUILDKIT=0 \
+    docker build --network host --force-rm --tag "$image" --label modelserve.part=image \
+    --build-arg FTP_PROXY --build-arg ftp_proxy --build-arg BASE_IMAGE="$BASE_IMAGE" \
+    --build-arg PUBLIC_CHANNELS="$public_channels" --build-arg PYTHON_VERSION="${PYTHON_VERSION:-}" "$context" 2>&1 |
     sed -u 's/^The command .* returned a non-zero code/error: building the image failed: &/'
 docker image inspect "$image" >/dev/null
 rm -rf "$context"

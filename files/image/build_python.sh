@@ -2,20 +2,17 @@
 # Makes /opt/venv (Ray and the tools, from image.lock) and /opt/channel (a conda channel with the image's own Python).
 set -eu
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt
-for name in UV_DEFAULT_INDEX UV_INDEX; do # an empty variable is not the same as none
-    eval "value=\${$name:-}"
-    [ -n "$value" ] || unset "$name"
-done
+# shellcheck disable=SC1091 # it is there during the build
+. /build/sources.sh
 
 echo "step: installer"
 python3 -m venv /build/boot
-/build/boot/bin/pip install -q --disable-pip-version-check ${UV_DEFAULT_INDEX:+--index-url "$UV_DEFAULT_INDEX"} \
-    --require-hashes -r /build/bootstrap.lock
+/build/boot/bin/pip install -q --disable-pip-version-check --require-hashes -r /build/bootstrap.lock
 
 python=$(command -v python3)
 if [ -n "${PYTHON_VERSION:-}" ]; then
-    echo "step: python $PYTHON_VERSION from $CONDA_CHANNELS"
-    /build/boot/bin/python /build/make_channel.py install "$PYTHON_VERSION" /opt/python "$CONDA_CHANNELS"
+    echo "step: python $PYTHON_VERSION from $PUBLIC_CHANNELS"
+    /build/boot/bin/python /build/make_channel.py install "$PYTHON_VERSION" /opt/python
     python=/opt/python/bin/python3
 fi
 

@@ -2,10 +2,8 @@
 # Writes /opt/sbom.cdx.json (CycloneDX): what is in the image. What writes it stays in the build stage.
 set -eu
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/build/cache
-for name in UV_DEFAULT_INDEX UV_INDEX; do # an empty variable is not the same as none
-    eval "value=\${$name:-}"
-    [ -n "$value" ] || unset "$name"
-done
+# shellcheck disable=SC1091 # it is there during the build
+. /build/sources.sh
 
 echo "step: bill of materials"
 uv=/build/boot/bin/uv

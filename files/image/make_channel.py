@@ -6,7 +6,9 @@ which Ray requires, and needs no public channel. The build string ends in ``_cp3
 ``python_abi`` expects.
 
     make_channel.py pack PYTHON CHANNEL_DIR
-    make_channel.py install VERSION PREFIX "CHANNEL CHANNEL ..."
+    make_channel.py install VERSION PREFIX
+
+The channels to install from, which may hold passwords, are in the environment: CONDA_CHANNELS="CHANNEL CHANNEL ...".
 """
 
 from __future__ import annotations
@@ -114,6 +116,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "pack":
         pack(sys.argv[2], Path(sys.argv[3]))
     else:
-        asyncio.run(install_python(sys.argv[2], sys.argv[3], sys.argv[4].split()))
+        asyncio.run(install_python(sys.argv[2], sys.argv[3], os.environ["CONDA_CHANNELS"].split()))
     # py-rattler 0.28's threads outlive the interpreter: an ordinary exit crashes once in forty times.
     os._exit(0)

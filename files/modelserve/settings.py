@@ -42,6 +42,7 @@ class Settings(BaseModel):
         index_url: Python package index for environments; empty means the tool's default.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
+        fetch_timeout_s: seconds that a node waits for its turn at the head's store.
         min_ready_seconds: seconds that new replicas must run before they count as healthy.
         keep_releases: how many releases are kept.
         gateway_bind: addresses the gateway listens on.
@@ -71,6 +72,7 @@ class Settings(BaseModel):
     index_url: str = ""
     deploy_timeout_s: float = 600
     scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))
+    fetch_timeout_s: float = 7200
     min_ready_seconds: float = Field(5, validation_alias=AliasChoices("min_ready_seconds", "watch_s"))
     keep_releases: int = 10
     gateway_bind: tuple[str, ...] = ("127.0.0.1",)

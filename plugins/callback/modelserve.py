@@ -1,14 +1,18 @@
-"""Ansible's default output, with the name of a long command's task before its lines, and a result as last line."""
+"""Ansible's default output, with additions for tasks that take minutes.
+
+The name of a long command's task comes before its lines; image pulls are counted; a result is the last line.
+"""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: modelserve
 type: stdout
-short_description: The default output, with the banner of show_command first
+short_description: The default output, with additions for long tasks
 description:
   - With skipped hosts hidden, the default output names a task when its first result arrives.
   - A task that shows lines while it runs needs its name before them.
+  - An image pull of many hosts takes minutes. After each host there is how many of how many are done.
   - The statistic C(modelserve_last_line) of a run is shown below the recap.
 extends_documentation_fragment:
   - default_callback
@@ -21,13 +25,40 @@ from typing import Any
 
 from ansible.plugins.callback.default import CallbackModule as Default
 
+COUNTED = "modelserve_image_load"
+
 
 class CallbackModule(Default):
-    """The default callback with two additions."""
+    """The default callback with three additions."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "modelserve"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted_task = ""
+        self._hosts = self._done = 0
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """Count the hosts that a counted task runs on."""
+        super().v2_runner_on_start(host, task)
+        if task.action.split(".")[-1] == COUNTED:
+            if self._counted_task != task._uuid:
+                self._counted_task, self._hosts, self._done = task._uuid, 0, 0
+            self._hosts += 1
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Show how many hosts are done after the line of each."""
+        super().v2_runner_on_ok(result)
+        if result.task._uuid != self._counted_task:
+            return
+        self._done += 1
+        answer = result.result
+        details = [f"{answer.get('fetched', 0) / 2**20:.1f} MiB fetched"]
+        if retries := answer.get("retries", 0):
+            details.append(f"the store asked again {retries} times")
+        self._display.display(f"  {self._done} of {self._hosts} hosts have the image ({', '.join(details)})")
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Show the task's name before an action that shows lines."""

@@ -42,8 +42,11 @@ FACTS = {
     "modelserve_nodes_shown",
     "modelserve_project_facts",
     "modelserve_purge_answer",
+    "modelserve_releases",
     "modelserve_removed_host",
+    "modelserve_rollback_port",
     "modelserve_rolled_back",
+    "modelserve_served_port",
 }
 
 

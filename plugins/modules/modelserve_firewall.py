@@ -52,6 +52,7 @@ import os
 import re
 import shutil
 import socket
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ ExecStop=-/usr/sbin/nft delete table {TABLE}
 WantedBy=sysinit.target nftables.service
 """
 # Runs detached from Ansible: it ends with the rules confirmed or rolled back, even if the connection is lost.
+# Rules of a later load have another nonce in the file, and a timer of their own.
 ROLL_BACK = f"""
 sleep "$1"
-[ -e {PENDING} ] || exit 0
+[ "$(cat {PENDING} 2>/dev/null)" = "$2" ] || exit 0
 if [ -e {BEFORE} ]; then
     mv {BEFORE} {FILE}
     nft -f {FILE}
@@ -167,14 +169,22 @@ class Firewall:
             read(UNIT_FILE) == UNIT_TEXT and self.run("systemctl", "-q", "is-enabled", UNIT, check=False)[0] == 0
         )
 
-    def resolved(self, hosts: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Return the IPv4 and the IPv6 addresses of hosts, which are named by address or name."""
+    def resolved(self, hosts: Iterable[str], required: bool = True) -> tuple[list[str], list[str]]:
+        """Return the IPv4 and the IPv6 addresses of hosts, which are named by address or name.
+
+        Where ``required``, one without an address fails the module; else it is a warning.
+        """
         addresses: set[str] = set()
         for host in hosts:
             try:
                 addresses |= {str(answer[4][0]) for answer in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)}
             except OSError as error:
-                self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
+                if required:
+                    self.module.fail_json(msg=f"{host} has no address here ({error}): set its modelserve_node_ip")
+                self.module.warn(
+                    f"{host} has no address here any more ({error}). The next site.yml without it in the inventory "
+                    "closes this host to the addresses that it had"
+                )
         v6 = {address for address in addresses if ":" in address}
         return sorted(addresses - v6), sorted(v6)
 
@@ -198,8 +208,9 @@ class Firewall:
             self.module.fail_json(msg=f"nft refuses the rules: {error.strip()}")
         if os.path.exists(FILE) and not os.path.exists(PENDING):
             shutil.copy(FILE, BEFORE)
-        write(PENDING, "")
-        self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout))
+        nonce = uuid.uuid4().hex
+        write(PENDING, nonce)
+        self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout), nonce)
         Path(f"{FILE}.next").replace(FILE)
         self.run(nft, "-f", FILE)
         return True
@@ -223,7 +234,7 @@ class Firewall:
         text = read(FILE)
         if text is None:  # no firewall here
             return False
-        v4, v6 = self.resolved(addresses)
+        v4, v6 = self.resolved(addresses, required=admit)  # who leaves may have no name in the DNS any more
         changed = with_elements(with_elements(text, "cluster4", v4, admit), "cluster6", v6, admit)
         if changed == text:
             return False

@@ -23,6 +23,21 @@ options:
     type: list
     elements: int
     default: []
+  survey:
+    description:
+      - Also read what is decided by before a first change. C(network) holds addresses, services, other firewalls and
+        the hosts that do not answer; C(docker.root) and its free space say where Docker keeps images.
+    type: bool
+    default: false
+  address:
+    description: This host's address in the cluster, for O(survey).
+    type: str
+    default: ""
+  peers:
+    description: Hosts that must answer this one, for O(survey), each with C(name), C(address) and C(port) of its sshd.
+    type: list
+    elements: dict
+    default: []
 author: modelserve
 """
 
@@ -41,19 +56,28 @@ ansible_facts:
   type: dict
 """
 
+import calendar
 import glob
 import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+try:  # from the installed collection
+    from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_network as network
+except ImportError:
+    from ansible.module_utils import modelserve_network as network
+
 CAP_NET_ADMIN = 12  # linux/capability.h
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
 SYS = "/sys"
+ROOT = "/"
 
 
 def distribution() -> dict[str, Any]:
@@ -71,14 +95,66 @@ def distribution() -> dict[str, Any]:
     }
 
 
-def docker(module: AnsibleModule) -> dict[str, Any]:
-    """Whether the Docker client is there and its engine answers, with its version or the reason why not."""
-    client = shutil.which("docker")
+def docker_info(module: AnsibleModule, client: str | None) -> tuple[dict[str, Any], str]:
+    """Return what the engine says of itself, and why it does not answer; one of the two is empty."""
     if client is None:
-        return {"client": None, "reachable": False, "version": "", "reason": "not installed"}
-    code, out, err = module.run_command([client, "version", "--format", "{{.Server.Version}}"])
-    reason = "" if code == 0 else (err.strip() or out.strip()).splitlines()[-1]
-    return {"client": client, "reachable": code == 0, "version": out.strip() if code == 0 else "", "reason": reason}
+        return {}, "not installed"
+    code, out, err = module.run_command([client, "info", "--format", "{{json .}}"])
+    try:
+        info = json.loads(out)
+    except ValueError:
+        info = {}
+    if isinstance(info, dict) and info.get("ServerVersion"):
+        return info, ""
+    # Docker 20.10 prints JSON without the engine's part then, and ends well.
+    errors = info.get("ServerErrors") if isinstance(info, dict) else None
+    lines = (errors or []) + err.strip().splitlines()[-1:] + out.strip().splitlines()[-1:]
+    return {}, lines[0] if lines else "exit status {0}".format(code)
+
+
+def unsuitable_docker(client: str | None, info: dict[str, Any], has_engine: bool) -> str:
+    """Return what kind of Docker modelserve cannot use this is; empty for one that it can use, or where there is none.
+
+    Args:
+        client: path of the Docker client, if there is one.
+        info: what the engine says of itself; empty where none answers.
+        has_engine: whether a dockerd is among this host's commands.
+    """
+    if (client and is_podman(client)) or "BuildahVersion" in info:
+        return "podman"
+    if str(info.get("DockerRootDir", "")).startswith("/var/snap/"):
+        return "snap"
+    options = [option.split(",")[0] for option in info.get("SecurityOptions") or []]
+    if "name=rootless" in options:
+        return "rootless"
+    if "name=userns" in options:
+        return "userns-remap"
+    if not info and not has_engine and os.path.isdir(ROOT + "snap/docker"):
+        return "snap"
+    # A user's own engine, while the system's does not run: starting that one is the operator's decision.
+    if not info and glob.glob(ROOT + "run/user/*/docker.sock"):
+        return "rootless"
+    return ""
+
+
+def is_podman(client: str) -> bool:
+    """Return whether the command ``docker`` is the package podman-docker's: a script, or a link to podman."""
+    if os.path.basename(os.path.realpath(client)).startswith("podman"):
+        return True
+    with open(client, "rb") as stream:
+        beginning = stream.read(2048)
+    return beginning.startswith(b"#!") and b"podman" in beginning
+
+
+def docker(client: str | None, info: dict[str, Any], reason: str) -> dict[str, Any]:
+    """Return whether the Docker client exists and its engine answers, with its version or the reason why not."""
+    return {
+        "client": client,
+        "reachable": bool(info),
+        "version": str(info.get("ServerVersion", "")),
+        "reason": reason,
+        "unsuitable": unsuitable_docker(client, info, shutil.which("dockerd") is not None),
+    }
 
 
 def memory_mb() -> int:
@@ -87,11 +163,37 @@ def memory_mb() -> int:
         return int(stream.readline().split()[1]) // 1024
 
 
-def disk_free_mb(path: str) -> int:
-    """Free space in MiB where ``path`` lies or would lie."""
+def existing(path: str) -> str:
+    """Return the closest directory above ``path`` that exists, or itself."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    return shutil.disk_usage(path).free // 2**20
+    return path
+
+
+def disk_free_mb(path: str) -> int:
+    """Free space in MiB where ``path`` lies or would lie."""
+    return shutil.disk_usage(existing(path)).free // 2**20
+
+
+def docker_disk(module: AnsibleModule, engine: dict[str, Any], home: str) -> dict[str, Any]:
+    """Return where Docker keeps images, the free space there in MiB, and whether that is modelserve's own disk."""
+    root = ""
+    if engine["reachable"]:
+        root = module.run_command([engine["client"], "info", "--format", "{{.DockerRootDir}}"])[1].strip()
+    root = root if root.startswith("/") else "/var/lib/docker"
+    same = os.stat(existing(root)).st_dev == os.stat(existing(home)).st_dev
+    return {"root": root, "root_free_mb": disk_free_mb(root), "root_on_home_disk": same}
+
+
+def surveyed_network(module: AnsibleModule, own: list[str]) -> dict[str, Any]:
+    """Return the host's addresses, whether its own is among them, services, firewalls, and who does not answer."""
+    return {
+        "addresses": network.addresses(),
+        "address_is_here": network.is_on_host(module.params["address"]),
+        "services": network.services(own),
+        "firewalls": network.firewalls(module.run_command, shutil.which),
+        "unreachable": network.unreachable(module.params["peers"]),
+    }
 
 
 def gpus(module: AnsibleModule) -> list[str]:
@@ -111,7 +213,7 @@ def content(path: str) -> str:
         return ""
 
 
-def nvidia(module: AnsibleModule, names: list[str], client: str | None) -> dict[str, Any]:
+def nvidia(module: AnsibleModule, names: list[str], info: dict[str, Any]) -> dict[str, Any]:
     """What stands between Docker and NVIDIA's GPUs: devices, driver, toolkit, and the runtime in Docker."""
     devices = [os.path.dirname(path) for path in glob.glob(SYS + "/bus/pci/devices/*/vendor")]
     devices = [path for path in devices if content(path + "/vendor") == "0x10de"]
@@ -135,14 +237,11 @@ def nvidia(module: AnsibleModule, names: list[str], client: str | None) -> dict[
     if shutil.which("nvidia-ctk"):
         code, out, _ = module.run_command(["nvidia-ctk", "--version"])
         found["toolkit"] = (out.splitlines() or [""])[0].split(" ")[-1] if code == 0 else ""
-    if client:
-        code, out, _ = module.run_command([client, "info", "--format", "{{json .}}"])
-        info = json.loads(out) if code == 0 else {}
-        # Directories of device specifications are named only by a Docker that reads them.
-        specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
-        found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
-            "nvidia.com/gpu" in content(path) for path in specs
-        )
+    # Directories of device specifications are named only by a Docker that reads them.
+    specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
+    found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
+        "nvidia.com/gpu" in content(path) for path in specs
+    )
     return found
 
 
@@ -201,6 +300,27 @@ def containers(module: AnsibleModule, client: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def started_at(text: str) -> float:
+    """Return the time of Docker's ``2024-05-01T10:00:00.123456789Z`` in seconds; 0 where it is none."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z", text)
+    if match is None:
+        return 0.0
+    return calendar.timegm(time.strptime(match.group(1), "%Y-%m-%dT%H:%M:%S")) + float(match.group(2) or 0)
+
+
+def with_former_token(module: AnsibleModule, client: str, made: dict[str, dict[str, Any]], home: str) -> list[str]:
+    """Return the names of the running containers that started before the token in ``home`` was written."""
+    token = os.path.join(home, "secrets", "ray_token")
+    running = [name for name, container in made.items() if container["running"]]
+    if not running or not os.path.exists(token):
+        return []
+    written = os.stat(token).st_mtime
+    template = "{{.Name}}\t{{.State.StartedAt}}"
+    code, out, _ = module.run_command([client, "inspect", "--format", template, *running])
+    rows = [line.partition("\t") for line in out.splitlines()] if code == 0 else []
+    return sorted(name.lstrip("/") for name, _, started in rows if 0 < started_at(started) < written)
+
+
 def images(module: AnsibleModule, client: str) -> list[str]:
     """Names of the modelserve images there are."""
     template = "{{.Repository}}:{{.Tag}}"
@@ -228,11 +348,19 @@ def home_content(home: str) -> str:
     return "foreign"
 
 
+def cluster_of(home: str) -> str:
+    """Return the name of the head in the inventory that installed, from the marker; empty where it names none."""
+    match = re.search(r"^head: (.+)$", content(os.path.join(home, ".modelserve")), re.MULTILINE)
+    return match.group(1).strip() if match else ""
+
+
 def home_state(home: str) -> dict[str, Any]:
     """Return what is known of modelserve's directory.
 
     ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
-    is of :func:`home_content`; ``gateways`` names the other hosts with a gateway, as the head knows them.
+    is of :func:`home_content`; ``head`` names the cluster's head in the inventory that installed; ``gateways`` names
+    the other hosts with a gateway, as the head knows them; ``gateway`` is whether a gateway's files lie here;
+    ``served_port`` is its own gateway's.
     """
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
@@ -245,7 +373,24 @@ def home_state(home: str) -> dict[str, Any]:
         with open(gateways, encoding="utf-8") as stream:
             names = sorted(json.load(stream))
     owner = str(os.stat(home).st_uid) if os.path.isdir(home) else ""
-    return {"owner": owner, "content": home_content(home), "token_sha256": mark, "gateways": names}
+    return {
+        "owner": owner,
+        "content": home_content(home),
+        "head": cluster_of(home),
+        "token_sha256": mark,
+        "gateways": names,
+        "gateway": os.path.isdir(os.path.join(home, "gateway")),
+        "served_port": served_port(home),
+    }
+
+
+def served_port(home: str) -> int:
+    """Return the port that the host's gateway listens on; 0 where there is none."""
+    try:
+        with open(os.path.join(home, "gateway", "served.json"), encoding="utf-8") as stream:
+            return int(json.load(stream)["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def ports_taken(ports: list[int], own: list[str]) -> list[dict[str, Any]]:
@@ -282,11 +427,18 @@ def main() -> None:
             "home": {"type": "str", "required": True},
             "commands": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
+            "survey": {"type": "bool", "default": False},
+            "address": {"type": "str", "default": ""},
+            "peers": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
-    engine = docker(module)
+    client = shutil.which("docker")
+    info, reason = docker_info(module, client)
+    engine = docker(client, info, reason)
     made = containers(module, engine["client"]) if engine["reachable"] else {}
+    own = [container["id"] for container in made.values()]
+    engine["bridges"] = network.docker_bridges(network.bridges(), module.run_command, engine["client"])
     names = gpus(module)
     facts = {
         "distribution": distribution(),
@@ -299,13 +451,17 @@ def main() -> None:
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),
         "gpus": names,
-        "nvidia": nvidia(module, names, engine["client"]),
+        "nvidia": nvidia(module, names, info),
         "certificates": certificates(),
         "containers": made,
+        "former_token": with_former_token(module, client, made, module.params["home"]) if client else [],
         "images": images(module, engine["client"]) if engine["reachable"] else [],
         "home": home_state(module.params["home"]),
-        "ports_taken": ports_taken(module.params["ports"], [container["id"] for container in made.values()]),
+        "ports_taken": ports_taken(module.params["ports"], own),
     }
+    if module.params["survey"]:
+        engine.update(docker_disk(module, engine, module.params["home"]))
+        facts["network"] = surveyed_network(module, own)
     module.exit_json(changed=False, ansible_facts={"modelserve_host": facts})
 
 

@@ -9,6 +9,8 @@ short_description: Lay a Docker image out as files
 description:
   - Writes C(<store>/layers/<sha256>) for each layer and for the image's configuration, and C(<store>/index.json), which
     names them in order. Existing layers are not written again; those of other images are removed.
+  - Both of Docker's image stores give the same files. Where an archive's layers cannot be told apart, the whole archive
+    is one file, and C(index.json) names that.
 options:
   image:
     description: The image's name and tag.
@@ -35,21 +37,20 @@ written:
   type: int
 """
 
-import hashlib
 import json
-import os
-import subprocess
-import tarfile
-from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-CHUNK = 1 << 20
+try:  # in a collection, Ansible finds a module's helpers by their full names alone
+    from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_image as archives
+except ImportError:
+    from ansible.module_utils import modelserve_image as archives
 
 
 def inspect(module: AnsibleModule, image: str) -> tuple[str, list[str]]:
-    """Return the image's id and its layers' hashes, as hex digits, base first."""
+    """Return the image's id and its layers' diff ids, as hex digits, base first."""
     code, out, err = module.run_command(["docker", "image", "inspect", image])
     if code != 0:
         module.fail_json(msg=f"the image {image} is not there: {err.strip()}")
@@ -58,64 +59,50 @@ def inspect(module: AnsibleModule, image: str) -> tuple[str, list[str]]:
     return description["Id"].split(":")[1], layers
 
 
-def export(image: str, names: Collection[str], directory: Path) -> int:
-    """Write the missing files of ``names`` from ``docker save``.
+def files(directory: Path) -> set[str]:
+    """Return the names in a directory."""
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+def parts(index: dict[str, Any]) -> set[str]:
+    """Return the names of the files that an index needs."""
+    return {index["archive"]} if index.get("archive") else {index["config"], *index["layers"]}
+
+
+def exported(store: Path, image: str, number: str, layers: list[str]) -> bool:
+    """Return whether the store has this image."""
+    try:
+        index = json.loads((store / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    same = (index["image"], index.get("id", index["config"]), index["layers"]) == (image, number, layers)
+    return same and parts(index) <= files(store / "layers")
+
+
+def export(image: str, number: str, layers: list[str], directory: Path) -> tuple[dict[str, Any], int]:
+    """Write the missing files of an image.
 
     Args:
-        image: the image's name and tag.
-        names: hashes of the layers and of the configuration.
+        image: its name and tag.
+        number: its id.
+        layers: its layers' diff ids.
         directory: of the store's layers.
 
     Returns:
-        The bytes written.
+        The index, and the bytes written. Where layers cannot be told apart in Docker's archive (compressed in another
+        way than gzip), the index names the archive as a whole.
 
     Raises:
         RuntimeError: ``docker save`` fails.
     """
-    saver = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert saver.stdout is not None
-    assert saver.stderr is not None
-    written, damage = 0, ""
-    try:
-        with tarfile.open(fileobj=saver.stdout, mode="r|") as archive:
-            written = unpack(archive, names, directory)
-    except tarfile.TarError as error:  # mostly because Docker has ended; its own message comes first
-        damage = str(error)
-    saver.stdout.close()
-    message = saver.stderr.read().decode(errors="replace").strip()
-    if saver.wait() != 0 or damage:
-        raise RuntimeError(f"docker save failed: {message or damage}")
-    return written
-
-
-def unpack(archive: tarfile.TarFile, names: Collection[str], directory: Path) -> int:
-    """Write the missing files of ``names`` and return the bytes written.
-
-    The hash identifies a file of the archive: a layer's name in it differs between Docker's versions.
-    """
-    written = 0
-    for member in archive:
-        source = archive.extractfile(member) if member.isfile() else None
-        if source is None:
-            continue
-        part = directory / ".part"
-        digest = hashlib.sha256()
-        with part.open("wb") as target:
-            while chunk := source.read(CHUNK):
-                digest.update(chunk)
-                target.write(chunk)
-        name = digest.hexdigest()
-        if name in names and not os.path.exists(directory / name):
-            part.rename(directory / name)
-            written += member.size
-        else:
-            part.unlink()
-    return written
-
-
-def files(directory: Path) -> set[str]:
-    """Return the names in a directory."""
-    return {path.name for path in directory.iterdir()}
+    index = {"image": image, "id": number, "config": number, "layers": layers, "archive": ""}
+    if {number, *layers} <= files(directory):  # a file of that name is a configuration: the image's, then
+        return index, 0
+    saved = archives.save(image, layers, directory)
+    if saved.config and set(layers) <= files(directory):
+        return {**index, "config": saved.config}, saved.written
+    archive = archives.save_whole(image, directory)
+    return {**index, "config": "", "archive": archive}, (directory / archive).stat().st_size
 
 
 def main() -> None:
@@ -126,28 +113,21 @@ def main() -> None:
     )
     image, store = module.params["image"], Path(module.params["store"])
     number, layers = inspect(module, image)
-    index = {"image": image, "config": number, "layers": layers}
-    index_file = store / "index.json"
-    directory = store / "layers"
-    names = {number, *layers}
-    present = files(directory) if os.path.isdir(directory) else set()
-    if os.path.exists(index_file) and names <= present and json.loads(index_file.read_text(encoding="utf-8")) == index:
+    if exported(store, image, number, layers):
         module.exit_json(changed=False, written=0)
     if module.check_mode:
         module.exit_json(changed=True, written=0)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = store / "layers"
     try:
-        written = export(image, names, directory) if not names <= present else 0
+        directory.mkdir(parents=True, exist_ok=True)
+        index, written = export(image, number, layers, directory)
+        part = store / "index.json.part"
+        part.write_text(json.dumps(index), encoding="utf-8")
+        part.rename(store / "index.json")
+        for name in files(directory) - parts(index):
+            (directory / name).unlink()
     except (OSError, RuntimeError) as error:
         module.fail_json(msg=f"the image cannot be exported to {store}: {error}")
-    missing = names - files(directory)
-    if missing:
-        module.fail_json(msg=f"docker save returned no layer {min(missing)} of {image}")
-    part = store / "index.json.part"
-    part.write_text(json.dumps(index), encoding="utf-8")
-    part.rename(index_file)
-    for name in files(directory) - names:
-        (directory / name).unlink()
     module.exit_json(changed=True, written=written)
 
 

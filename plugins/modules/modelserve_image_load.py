@@ -9,6 +9,8 @@ short_description: Load an image from the head's store
 description:
   - Fetches the layers that are missing by rsync, goes on with those begun earlier, and compares each with its hash.
     Docker gets an archive that names all layers and holds the missing ones; it takes the others from what it has.
+  - Docker's containerd image store needs archives with all layers. There, those of an earlier image are taken from it.
+  - A store that serves as many hosts as it may is asked again, at random intervals.
 options:
   image:
     description: The image's name and tag; the store must have that one.
@@ -26,6 +28,10 @@ options:
     description: A directory for what is fetched; removed when all is loaded.
     type: path
     required: true
+  timeout:
+    description: Seconds that a host waits for its turn at the store.
+    type: int
+    default: 7200
 author: modelserve
 """
 
@@ -43,6 +49,10 @@ fetched:
   description: Bytes of the layers that were fetched.
   returned: always
   type: int
+retries:
+  description: How often the store was asked again, since it served other hosts or did not answer.
+  returned: always
+  type: int
 """
 
 import hashlib
@@ -54,82 +64,140 @@ import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+try:  # in a collection, Ansible finds a module's helpers by their full names alone
+    from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_image as archives
+except ImportError:
+    from ansible.module_utils import modelserve_image as archives
+
 CHUNK = 1 << 20
 BROKE_OFF = (10, 12, 30, 35)  # rsync's exit codes for the network; see rsync(1)
 OUTAGE_S = 60  # a fetch that breaks off is tried again for so long after it last went on; it goes on where it was
-BUSY_S = 1800  # a store that serves as many hosts as it may is asked again for so long
 RETRY_S = (0.5, 3.0)  # not all hosts in the same moment
 
 
-def fetch(module: AnsibleModule, name: str, target: str) -> None:
-    """Bring a file of the store.
+class Store:
+    """The head's store.
 
-    Raises:
-        RuntimeError: it is not available, or was damaged on the way.
+    Args:
+        url: its rsync URL.
+        password: the cluster's token.
+        directory: gets the fetched layers.
+        timeout_s: seconds to wait for a turn.
+
+    Attributes:
+        retries: how often a fetch was tried again.
+        fetched: bytes of the layers that were fetched.
     """
-    with open(module.params["password_file"], encoding="utf-8") as stream:
-        environment = dict(os.environ, RSYNC_PASSWORD=stream.read().strip())
-    command = ["rsync", "--times", "--partial", "--inplace", "--timeout=60", "--contimeout=10"]
-    command += [module.params["url"] + "/" + name, target]
-    started = waiting = time.monotonic()
-    size = -1
-    while True:
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if result.returncode == 0:
-            return
-        now = time.monotonic()
-        fetched = os.path.getsize(target) if os.path.exists(target) else 0
-        if fetched > size:
-            size, waiting = fetched, now
-        busy = "max connections" in result.stderr
-        if not busy and result.returncode not in BROKE_OFF:
-            break
-        if now - started > BUSY_S if busy else now - waiting > OUTAGE_S:
-            break
-        time.sleep(random.uniform(*RETRY_S))
-    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["rsync failed"]
-    raise RuntimeError(next((line for line in lines if "No space left" in line), lines[0]))
+
+    def __init__(self, url: str, password: str, directory: Path, timeout_s: float) -> None:
+        self.retries = 0
+        self.fetched = 0
+        self.directory = directory
+        self._url = url
+        self._environment = dict(os.environ, RSYNC_PASSWORD=password)
+        self._timeout_s = timeout_s
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Fetch a file.
+
+        Raises:
+            RuntimeError: it is not available.
+        """
+        command = ["rsync", "--times", "--partial", "--inplace", "--timeout=60", "--contimeout=10"]
+        command += [self._url + "/" + name, str(target)]
+        busy_since = silent_since = time.monotonic()
+        size = -1
+        while True:
+            result = subprocess.run(command, capture_output=True, text=True, env=self._environment, check=False)
+            if result.returncode == 0:
+                return
+            now = time.monotonic()
+            present = target.stat().st_size if target.exists() else 0
+            busy = "max connections" in result.stderr
+            if present > size:
+                size, busy_since = present, now
+                silent_since = now
+            if busy:  # it answers: an outage after a long wait has its whole time
+                silent_since = now
+            elif result.returncode not in BROKE_OFF:
+                break
+            if now - busy_since > self._timeout_s if busy else now - silent_since > OUTAGE_S:
+                break
+            self.retries += 1
+            time.sleep(random.uniform(*RETRY_S))
+        if busy:
+            raise RuntimeError(f"the store served other hosts for {self._timeout_s} s; raise modelserve_fetch_timeout")
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["rsync failed"]
+        raise RuntimeError(next((line for line in lines if "No space left" in line), lines[0]))
+
+    def fetch_layers(self, names: Sequence[str]) -> None:
+        """Fetch layers and count their bytes.
+
+        Raises:
+            RuntimeError: one is not available or damaged.
+        """
+        for name in names:
+            self.fetch_verified(name)
+            self.fetched += (self.directory / name).stat().st_size
+
+    def fetch_verified(self, name: str) -> None:
+        """Fetch a file that is named by its hash.
+
+        Raises:
+            RuntimeError: it is not available or damaged.
+        """
+        target = self.directory / name
+        self.fetch("layers/" + name, target)
+        if sha256(target) != name:
+            target.unlink()
+            raise RuntimeError(f"the layer {name[:12]} came damaged; run this again")
 
 
-def sha256(path: str) -> str:
-    """A file's hash."""
+def sha256(path: Path) -> str:
+    """Return a file's hash."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(CHUNK), b""):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def layers_here(module: AnsibleModule, wanted: list[str]) -> int:
-    """How many of the wanted layers, from the first on, an image of this host has in the same order."""
+def nearest_image(module: AnsibleModule, layers: Sequence[str]) -> tuple[str, int]:
+    """Return the image of this host that shares most layers, from the first on, and how many; empty when none does."""
     _, out, _ = module.run_command(["docker", "images", "--quiet", "--no-trunc", "--filter", "label=modelserve.part"])
-    best = 0
-    for image in set(out.split()):
+    nearest, most = "", 0
+    for image in sorted(set(out.split())):
         code, text, _ = module.run_command(["docker", "image", "inspect", image])
-        if code == 0:
-            there = [layer.split(":")[1] for layer in json.loads(text)[0]["RootFS"]["Layers"]]
-            same = 0
-            while same < min(len(there), len(wanted)) and there[same] == wanted[same]:
-                same += 1
-            best = max(best, same)
-    return best
+        if code != 0:
+            continue
+        present = [layer.split(":")[1] for layer in json.loads(text)[0]["RootFS"]["Layers"]]
+        same = 0
+        while same < min(len(present), len(layers)) and present[same] == layers[same]:
+            same += 1
+        if same > most:
+            nearest, most = image, same
+    return nearest, most
 
 
-def load(index: dict[str, Any], directory: str, missing: list[str]) -> None:
-    """Give Docker the image, as ``docker save`` would, without the layers it has.
+def load(index: dict[str, Any], directory: Path, layers: Sequence[str]) -> None:
+    """Load an image into Docker from an archive like that of ``docker save``.
+
+    Args:
+        index: what the store says of the image.
+        directory: has the configuration and the layers.
+        layers: those that the archive holds. It names all.
 
     Raises:
         RuntimeError: Docker refuses it.
     """
-    loader = subprocess.Popen(
-        ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    loader = start_loading()
     assert loader.stdin is not None
-    assert loader.stdout is not None
     manifest = {
         "Config": index["config"] + ".json",
         "RepoTags": [index["image"]],
@@ -141,56 +209,139 @@ def load(index: dict[str, Any], directory: str, missing: list[str]) -> None:
             member = tarfile.TarInfo("manifest.json")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-            archive.add(os.path.join(directory, index["config"]), index["config"] + ".json")
-            for layer in missing:
-                archive.add(os.path.join(directory, layer), layer + "/layer.tar")
-        loader.stdin.close()
+            archive.add(str(directory / index["config"]), index["config"] + ".json")
+            for layer in layers:
+                archive.add(str(directory / layer), layer + "/layer.tar")
     except BrokenPipeError:
-        pass  # Docker has ended: it says why
-    text = loader.stdout.read().decode(errors="replace").strip()
-    if loader.wait() != 0:
-        raise RuntimeError("docker load failed: {0}".format(text))
+        pass  # Docker has ended; its message has the cause
+    end_loading(loader)
+
+
+def load_whole(archive: Path) -> None:
+    """Load an archive of ``docker save`` into Docker.
+
+    Raises:
+        RuntimeError: Docker refuses it.
+    """
+    loader = start_loading()
+    assert loader.stdin is not None
+    try:
+        with archive.open("rb") as stream:
+            shutil.copyfileobj(stream, loader.stdin, CHUNK)
+    except BrokenPipeError:
+        pass  # Docker has ended; its message has the cause
+    end_loading(loader)
+
+
+def start_loading() -> subprocess.Popen[bytes]:
+    """Start ``docker load``."""
+    return subprocess.Popen(
+        ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def end_loading(loader: subprocess.Popen[bytes]) -> None:
+    """Wait for ``docker load``.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    out, _ = loader.communicate()
+    if loader.returncode != 0:
+        raise RuntimeError(f"docker load failed: {out.decode(errors='replace').strip()}")
+
+
+def read_index(store: Store, target: Path, image: str) -> dict[str, Any]:
+    """Fetch what the store says of its image.
+
+    Raises:
+        RuntimeError: it is not available, or of another image.
+    """
+    store.fetch("index.json", target)
+    index: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    if index["image"] != image:
+        raise RuntimeError(f"the store has {index['image']}; run site.yml without --limit")
+    return index
+
+
+def require_image(module: AnsibleModule, image: str) -> None:
+    """Return when Docker has the image.
+
+    Raises:
+        RuntimeError: it has not.
+    """
+    code, _, _ = module.run_command(["docker", "image", "inspect", image])
+    if code != 0:
+        raise RuntimeError(f"docker load succeeded, but 'docker image inspect {image}' fails")
+
+
+def bring(module: AnsibleModule, store: Store, index: dict[str, Any]) -> None:
+    """Load the store's image into Docker, and fetch what that needs.
+
+    Raises:
+        RuntimeError: a file is not available, or Docker refuses the image.
+    """
+    if index.get("archive"):
+        store.fetch_layers([index["archive"]])
+        load_whole(store.directory / index["archive"])
+        return
+    layers = index["layers"]
+    nearest, shared = nearest_image(module, layers)
+    _, status, _ = module.run_command(archives.DRIVER_STATUS)
+    store.fetch_verified(index["config"])
+    if archives.takes_partial_archives(status):
+        store.fetch_layers(layers[shared:])
+        try:
+            load(index, store.directory, layers[shared:])
+            return
+        except RuntimeError as error:
+            if shared == 0:
+                raise
+            module.warn(f"{error}. All layers are loaded instead")
+    if shared > 0:
+        try:
+            archives.save(nearest, layers[:shared], store.directory)
+        except RuntimeError as error:
+            module.warn(f"{error}. All layers are fetched instead")
+    store.fetch_layers([layer for layer in layers if not is_complete(store.directory, layer)])
+    load(index, store.directory, layers)
+
+
+def is_complete(directory: Path, layer: str) -> bool:
+    """Return whether a layer is there; one that was begun is not."""
+    return (directory / layer).exists() and sha256(directory / layer) == layer
 
 
 def main() -> None:
-    """Answer Ansible."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "image": {"type": "str", "required": True},
             "url": {"type": "str", "required": True},
             "password_file": {"type": "path", "required": True, "no_log": False},
             "work": {"type": "path", "required": True},
+            "timeout": {"type": "int", "default": 7200},
         },
         supports_check_mode=True,
     )
-    image, work = module.params["image"], module.params["work"]
+    image, work = module.params["image"], Path(module.params["work"])
     if module.check_mode and module.get_bin_path("docker") is None:  # a dry run on a fresh host: not installed yet
-        module.exit_json(changed=True, fetched=0)
+        module.exit_json(changed=True, fetched=0, retries=0)
     code, _, _ = module.run_command(["docker", "image", "inspect", image])
     if code == 0:
-        module.exit_json(changed=False, fetched=0)
+        module.exit_json(changed=False, fetched=0, retries=0)
     if module.check_mode:
-        module.exit_json(changed=True, fetched=0)
-    directory = os.path.join(work, "layers")
+        module.exit_json(changed=True, fetched=0, retries=0)
     try:
-        os.makedirs(directory, exist_ok=True)
-        fetch(module, "index.json", os.path.join(work, "index.json"))
-        with open(os.path.join(work, "index.json"), encoding="utf-8") as stream:
-            index = json.load(stream)
-        if index["image"] != image:
-            raise RuntimeError("the store has {0}; run site.yml without --limit".format(index["image"]))
-        missing = index["layers"][layers_here(module, index["layers"]) :]
-        for name in [index["config"]] + missing:
-            fetch(module, "layers/" + name, os.path.join(directory, name))
-            if sha256(os.path.join(directory, name)) != name:
-                os.unlink(os.path.join(directory, name))
-                raise RuntimeError("the layer {0} came damaged; run this again".format(name[:12]))
-        fetched = sum(os.path.getsize(os.path.join(directory, layer)) for layer in missing)
-        load(index, directory, missing)
-    except (OSError, RuntimeError) as error:
-        module.fail_json(msg="the image {0} is not available from the head's store: {1}".format(image, error))
+        password = Path(module.params["password_file"]).read_text(encoding="utf-8").strip()
+        store = Store(module.params["url"], password, work / "layers", module.params["timeout"])
+        store.directory.mkdir(parents=True, exist_ok=True)
+        bring(module, store, read_index(store, work / "index.json", image))
+        require_image(module, image)
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: the index is damaged
+        module.fail_json(msg=f"the image {image} is not available from the head's store: {error}")
     shutil.rmtree(work)
-    module.exit_json(changed=True, fetched=fetched)
+    module.exit_json(changed=True, fetched=store.fetched, retries=store.retries)
 
 
 if __name__ == "__main__":

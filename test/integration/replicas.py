@@ -198,6 +198,15 @@ class Front:
             self._process.terminate()
             self._process.wait()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to HAProxy's master process."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
     def workers(self) -> list[str]:
         assert self._process is not None
         pid = self._process.pid

@@ -77,7 +77,11 @@ def test_a_playbook_runs_from_the_installed_collection(archive: Path, tmp_path: 
     (tmp_path / "play.yml").write_text("".join(f"- import_playbook: {play}\n" for play in plays))
     text = run(tmp_path, *play, str(tmp_path / "play.yml"))
     assert "modelserve.modelserve.modelserve : Validate the settings" in text
-    assert "ok=2" in text
+    assert "Validate the inventory" in text and "ok=3" in text
+
+    # A module that imports what modules share.
+    facts = ["-m", "modelserve.modelserve.modelserve_host_facts", "-a", f"home={tmp_path} survey=true"]
+    assert "SUCCESS" in run(tmp_path, "ansible", "-i", str(tmp_path / "hosts"), "local", *facts)
 
 
 def test_the_requirements_are_the_collection_s_dependencies() -> None:

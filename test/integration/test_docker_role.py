@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN_13 = {"id": "debian", "like": [], "version": "13"}
@@ -74,3 +75,46 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", HOSTS)
 def test_only_what_is_missing_is_installed(installed: dict[str, list[str]], name: str) -> None:
     assert installed[name] == HOSTS[name][-1]
+
+
+INSTALLERS = ("ansible.builtin.package", "ansible.builtin.apt", "ansible.builtin.dnf", "ansible.builtin.yum")
+
+
+def tasks_in(document: Any) -> list[dict[str, Any]]:
+    """Return all tasks of a file, those in blocks too."""
+    tasks = [task for task in document or [] if isinstance(task, dict)]
+    nested = [inner for task in tasks for part in ("block", "rescue", "always") for inner in tasks_in(task.get(part))]
+    return tasks + nested
+
+
+def test_no_installation_removes_a_package_of_the_host() -> None:
+    """One file installs, and tells apt to remove nothing. GPU drivers, which one asks for, replace each other."""
+    for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
+        for task in tasks_in(yaml.safe_load(path.read_text())):
+            options = next((task[module] for module in INSTALLERS if module in task), None)
+            if options is not None and path.parts[-3] != "nvidia":
+                assert path.relative_to(ROOT / "roles").as_posix() == "modelserve/tasks/packages.yml", path
+                if "ansible.builtin.apt" in task:
+                    assert options["fail_on_autoremove"] is options["force_apt_get"] is True
+
+
+@pytest.mark.parametrize("kind", ["podman", "snap", "rootless", "userns-remap"])
+def test_a_docker_that_cannot_be_used_is_refused_before_anything_is_installed(tmp_path: Path, kind: str) -> None:
+    facts = {"docker": {"reachable": True, "unsuitable": kind}}
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "roles": ["modelserve"],
+        "tasks": [
+            {"ansible.builtin.set_fact": {"modelserve_host": facts, "cacheable": True}},
+            {"ansible.builtin.import_role": {"name": "docker"}},
+        ],
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    ansible = str(Path(sys.executable).with_name("ansible-playbook"))
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
+    command = [ansible, "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    said = " ".join(result.stdout.split())
+    assert result.returncode == 2 and f"localhost: Docker is {kind}. " in said, said
+    assert "Install what is missing" not in said

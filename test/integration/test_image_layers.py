@@ -1,22 +1,27 @@
 """An image's way to the workers: laid out in the store as layers, fetched as the layers a host lacks.
 
-Docker is a script here that keeps layers in a directory and knows both archives that ``docker save`` has written over
-the years; the store is served by a real daemon.
+Docker is a script here that keeps layers in a directory and knows the archives that ``docker save`` writes: the two of
+its older image store, and those of the containerd image store, whose layers are compressed. The store is served by a
+real daemon.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import ansible.module_utils
 import pytest
 from modelserve.store import rsync_server
 
@@ -25,11 +30,21 @@ if TYPE_CHECKING:
 
 MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
 IMAGE = "modelserve:1"
+# As Ansible runs a module: what modules share is found beside Ansible's own.
+RUN_MODULE = f"""
+import runpy, sys
+import ansible.module_utils
+ansible.module_utils.__path__.append({str(MODULES.with_name("module_utils"))!r})
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 DOCKER = r"""#!{python}
-import hashlib, io, json, os, sys, tarfile
+import gzip, hashlib, io, json, os, sys, tarfile
 
 state, layout = {state!r}, {layout!r}
+containerd = layout in ("containerd", "zstd")
+ZSTD = b"\x28\xb5\x2f\xfd"  # what follows is not compressed here, and looks so
 blobs = os.path.join(state, "blobs")
 with open(os.path.join(state, "images.json")) as stream:
     images = json.load(stream)  # tag -> hash of its configuration
@@ -47,15 +62,53 @@ def keep(content):
         stream.write(content)
     return digest
 
-def inspect(name):
-    config = images.get(name, name.removeprefix("sha256:"))
-    if config not in images.values():
+def compress(content):
+    return ZSTD + content if layout == "zstd" else gzip.compress(content, mtime=0)
+
+def inflate(content):
+    if content.startswith(ZSTD):
+        return content[len(ZSTD):]
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+def manifest_of(config):
+    digests = [sha256(compress(read(layer))) for layer in layers(config)]
+    return json.dumps({{"config": "sha256:" + config, "layers": digests}}).encode()
+
+def number(config):
+    return sha256(manifest_of(config)) if containerd else config
+
+def find(name):
+    found = [config for tag, config in images.items() if name in (tag, "sha256:" + number(config))]
+    if not found:
         sys.exit("Error: No such image: " + name)
+    return found[0]
+
+def inspect(name):
+    config = find(name)
     found = ["sha256:" + layer for layer in layers(config)]
-    print(json.dumps([{{"Id": "sha256:" + config, "RootFS": {{"Type": "layers", "Layers": found}}}}]))
+    print(json.dumps([{{"Id": "sha256:" + number(config), "RootFS": {{"Type": "layers", "Layers": found}}}}]))
+
+def save_compressed(name, config):
+    files = {{"blobs/sha256/" + number(config): manifest_of(config), "blobs/sha256/" + config: read(config)}}
+    blobs = [compress(read(layer)) for layer in layers(config)]
+    names = ["blobs/sha256/" + sha256(blob) for blob in blobs]
+    manifest = [{{"Config": "blobs/sha256/" + config, "RepoTags": [name], "Layers": names}}]
+    files.update(zip(names, blobs))
+    files["manifest.json"] = json.dumps(manifest).encode()
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+        for file, content in files.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    sys.stdout.buffer.write(bytes(1 << 20))  # archives end with any number of empty blocks
 
 def save(name):
-    config = images[name]
+    config = find(name)
+    if containerd:
+        return save_compressed(name, config)
     if layout == "old":
         files = {{layer[::-1] + "/layer.tar": layer for layer in layers(config)}}
         files[config + ".json"] = config
@@ -90,15 +143,17 @@ def load():
     wanted = [layer.split(":")[1] for layer in config["rootfs"]["diff_ids"]]
     if len(wanted) != len(manifest["Layers"]):
         sys.exit("invalid manifest, layers length mismatch")
-    known = [layers(image) for image in images.values()]
-    for number, (layer, file) in enumerate(zip(wanted, manifest["Layers"])):
+    known = [] if containerd else [layers(image) for image in images.values()]
+    for place, (layer, file) in enumerate(zip(wanted, manifest["Layers"])):
         # A layer is known by all that is below it, too.
-        if any(there[: number + 1] == wanted[: number + 1] for there in known):
+        if any(there[: place + 1] == wanted[: place + 1] for there in known):
             continue
+        if file not in archive and containerd:
+            sys.exit("layer " + file + ": not found")
         if file not in archive:
             sys.exit("open /var/lib/docker/tmp/docker-import-1/" + file + ": no such file or directory")
-        if keep(archive[file]) != layer:
-            sys.exit("invalid diffID for layer " + str(number))
+        if keep(inflate(archive[file])) != layer:
+            sys.exit("invalid diffID for layer " + str(place))
     images[manifest["RepoTags"][0]] = keep(archive[manifest["Config"]])
     with open(os.path.join(state, "images.json"), "w") as stream:
         json.dump(images, stream)
@@ -110,7 +165,10 @@ match sys.argv[1:]:
     case ["image", "inspect", name]:
         inspect(name)
     case ["images", "--quiet", "--no-trunc", "--filter", "label=modelserve.part"]:
-        print("\n".join("sha256:" + config for config in images.values()))
+        print("\n".join("sha256:" + number(config) for config in images.values()))
+    case ["info", "--format", "{{{{json .DriverStatus}}}}"]:
+        status = [["driver-type", "io.containerd.snapshotter.v1"]] if containerd else [["Supports d_type", "true"]]
+        print(json.dumps(status))
     case ["save", name]:
         save(name)
     case ["load", "--quiet"]:
@@ -140,6 +198,13 @@ class Host:
         script.write_text(DOCKER.format(python=sys.executable, state=str(self.root / "docker"), layout=layout))
         script.chmod(0o755)
 
+    def edit(self, old: str, new: str) -> None:
+        """Change a line of Docker's script."""
+        script = self.root / "bin" / "docker"
+        text = script.read_text()
+        assert old in text
+        script.write_text(text.replace(old, new))
+
     def add(self, name: str, *layers: bytes) -> None:
         """Have an image of these layers."""
         digests = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
@@ -163,7 +228,7 @@ class Host:
         file = self.root / "arguments.json"
         file.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
         environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
-        command = [sys.executable, str(MODULES / f"{module}.py"), str(file)]
+        command = [sys.executable, "-c", RUN_MODULE, str(MODULES / f"{module}.py"), str(file)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.stdout, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -197,7 +262,7 @@ def export(head: Host, store: Path, image: str = IMAGE, **more: Any) -> dict[str
 
 
 def test_an_image_is_laid_out_by_its_content(head: Host, tmp_path: Path) -> None:
-    for layout in ("old", "new"):
+    for layout in ("old", "new", "containerd"):
         store = tmp_path / layout
         head.lay_out_as(layout)
         answer = export(head, store)
@@ -205,8 +270,14 @@ def test_an_image_is_laid_out_by_its_content(head: Host, tmp_path: Path) -> None
         layers = {path.name: path.read_bytes() for path in (store / "layers").iterdir()}
         assert all(sha256(content) == name for name, content in layers.items())
         assert set(layers) == {config, *map(sha256, (BASE, PYTHON, CODE))}
-        index = {"image": IMAGE, "config": config, "layers": [*map(sha256, (BASE, PYTHON, CODE))]}
-        assert json.loads((store / "index.json").read_text()) == index
+        index = json.loads((store / "index.json").read_text())
+        assert (index.pop("id") == config) is (layout != "containerd")
+        assert index == {
+            "image": IMAGE,
+            "config": config,
+            "layers": [*map(sha256, (BASE, PYTHON, CODE))],
+            "archive": "",
+        }
         assert answer["changed"]
         assert answer["written"] == sum(map(len, layers.values()))
         before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
@@ -299,18 +370,52 @@ def test_a_host_with_some_gets_the_others(
     assert worker.images()[IMAGE] == head.images()[IMAGE]
 
 
+def import_module(name: str) -> ModuleType:
+    """Import a module of Ansible's, as it finds what modules share."""
+    if str(MODULES.with_name("module_utils")) not in ansible.module_utils.__path__:
+        ansible.module_utils.__path__.append(str(MODULES.with_name("module_utils")))
+    spec = importlib.util.spec_from_file_location(name, MODULES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_hosts_beyond_those_that_the_store_serves_wait_for_it(
-    load: Any, store_server_of_head: StoreServer, head: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Any, store_server_of_head: StoreServer, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 1)
+    """24 hosts get layers at the same time; the modules' processes would take longer than what is shown."""
+    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", 3)
     store_server_of_head.stop()
     store_server_of_head.start()
-    workers = [Host.make(tmp_path / f"worker_{number}") for number in range(4)]
-    with ThreadPoolExecutor(max_workers=len(workers)) as pool:
-        answers = list(pool.map(load, workers))
-    assert [answer["fetched"] for answer in answers] == [len(BASE + PYTHON + CODE)] * len(workers)
-    assert all(worker.images() == head.images() for worker in workers)
-    assert "max connections" in store_server_of_head.log.read_text()  # else no host was turned away
+    big = os.urandom(4 << 20)
+    (store / "layers" / sha256(big)).write_bytes(big)
+    module = import_module("modelserve_image_load")
+    module.RETRY_S = (0.05, 0.3)
+
+    def pull(number: int) -> int:
+        directory = tmp_path / f"worker_{number}"
+        directory.mkdir()
+        host = module.Store(f"{store_server_of_head.url}/image", "0123abcd", directory, 600)
+        host.fetch_layers([sha256(big), *map(sha256, (BASE, PYTHON, CODE))])
+        assert host.fetched == len(big + BASE + PYTHON + CODE)
+        return int(host.retries)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=24) as pool:
+        retries = list(pool.map(pull, range(24)))
+    print(f"\n24 hosts, 3 at a time: {time.monotonic() - started:.1f} s, {sum(retries)} retries")
+    assert sum(retries) == store_server_of_head.log.read_text().count("max connections") > 24
+
+
+def test_a_host_does_not_wait_for_ever(
+    load: Any, store_server_of_head: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rsync_server, "MAX_CONNECTIONS", -1)  # rsync's word for none
+    store_server_of_head.stop()
+    store_server_of_head.start()
+    worker = Host.make(tmp_path / "worker")
+    assert "the store served other hosts for 0 s; raise modelserve_fetch_timeout" in load(worker, timeout=0)["msg"]
 
 
 def test_a_layer_that_was_begun_is_gone_on_with(head: Host, load: Any, tmp_path: Path) -> None:
@@ -341,12 +446,64 @@ def test_another_image_than_the_heads_is_refused(load: Any, tmp_path: Path) -> N
 def test_what_docker_refuses_is_said(load: Any, tmp_path: Path) -> None:
     worker = Host.make(tmp_path / "worker")
     worker.add("modelserve:0", BASE, PYTHON)
-    script = worker.root / "bin" / "docker"
-    # It shows an image whose layers it has lost.
-    script.write_text(script.read_text().replace("known = [layers(image) for image in images.values()]", "known = []"))
+    worker.edit("if len(wanted)", 'sys.exit("no space left on device")\n    if len(wanted)')
     answer = load(worker)
-    assert "docker load failed: open /var/lib/docker/tmp" in answer["msg"]
+    assert answer["msg"].endswith("docker load failed: no space left on device")
     assert "\n" not in answer["msg"]
+
+
+def test_a_host_that_has_lost_layers_gets_all(head: Host, load: Any, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    worker.add("modelserve:0", BASE, PYTHON, b"old code")
+    # It shows an image whose layers it has lost.
+    worker.edit("[layers(image) for image in images.values()]", "[]")
+    worker.edit('    case ["save", name]:\n        save(name)', '    case ["save", name]:\n        sys.exit("lost")')
+    answer = load(worker)
+    assert worker.images()[IMAGE] == head.images()[IMAGE]
+    assert answer["fetched"] == len(BASE + PYTHON + CODE)
+    assert "docker load failed: open /var/lib/docker/tmp" in json.dumps(answer["warnings"])
+
+
+@pytest.mark.parametrize("on_worker", ["new", "containerd"])
+@pytest.mark.parametrize("on_head", ["new", "containerd", "zstd"])
+def test_hosts_with_either_image_store_serve_each_other(
+    head: Host, store: Path, load: Any, tmp_path: Path, on_head: str, on_worker: str
+) -> None:
+    shutil.rmtree(store)
+    head.lay_out_as(on_head)
+    export(head, store)
+    fresh, earlier = Host.make(tmp_path / "fresh", on_worker), Host.make(tmp_path / "earlier", on_worker)
+    earlier.add("modelserve:0", BASE, PYTHON, b"old code")
+    for worker in (fresh, earlier):
+        answer = load(worker)
+        assert worker.images()[IMAGE] == head.images()[IMAGE]
+        archived = worker.layers_of_last_load()
+        if on_head == "zstd":  # its layers cannot be told apart: the archive travels as it is
+            assert answer["fetched"] > len(BASE + PYTHON + CODE)
+            continue
+        assert answer["fetched"] == len(CODE if worker is earlier else BASE + PYTHON + CODE)
+        # The containerd image store refuses an archive without the layers that it has.
+        assert archived == (1 if worker is earlier and on_worker == "new" else 3)
+
+
+def test_a_whole_archive_is_written_once(head: Host, tmp_path: Path) -> None:
+    store = tmp_path / "image"
+    head.lay_out_as("zstd")
+    assert export(head, store)["changed"]
+    (archive,) = (store / "layers").iterdir()
+    assert sha256(archive.read_bytes()) == archive.name
+    assert not export(head, store)["changed"]
+    head.lay_out_as("containerd")  # other compression, another id
+    assert export(head, store)["changed"]
+    assert len(list((store / "layers").iterdir())) == 4
+
+
+def test_a_host_whose_image_store_is_not_known_gets_all_layers(load: Any, tmp_path: Path) -> None:
+    worker = Host.make(tmp_path / "worker")
+    worker.add("modelserve:0", BASE, PYTHON, b"old code")
+    worker.edit("print(json.dumps(status))", 'sys.exit("permission denied")')
+    assert load(worker)["fetched"] == len(CODE)
+    assert worker.layers_of_last_load() == 3
 
 
 def test_a_head_is_asked_for_its_token_and_image(head: Host, tmp_path: Path) -> None:

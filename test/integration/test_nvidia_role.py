@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import ansible.module_utils
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 FACTS = ROOT / "plugins" / "modules" / "modelserve_host_facts.py"
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
 NVIDIA_RUNTIME = {"runc": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}}
@@ -119,7 +121,7 @@ def build(folder: Path, host: Host) -> None:
         command(commands / "nvidia-smi", f'echo "{host.error}"; exit 18' if host.error else rows)
     if host.toolkit:
         command(commands / "nvidia-ctk", f"echo NVIDIA Container Toolkit CLI version {host.toolkit}")
-    info: dict[str, object] = {"Runtimes": host.runtimes, "CDISpecDirs": None}
+    info: dict[str, object] = {"ServerVersion": "28.0.0", "Runtimes": host.runtimes, "CDISpecDirs": None}
     if host.cdi:
         (folder / "cdi").mkdir()
         (folder / "cdi" / "nvidia.yaml").write_text("kind: nvidia.com/gpu\n")
@@ -127,8 +129,7 @@ def build(folder: Path, host: Host) -> None:
     (folder / "info.json").write_text(json.dumps(info))
     command(
         commands / "docker",
-        f'echo "$1" >>"{folder}/docker.asked"\n'
-        f'case "$1" in version) echo 28.0.0;; info) cat "{folder}/info.json";; ps) ;; *) exit 1;; esac',
+        f'echo "$1" >>"{folder}/docker.asked"\ncase "$1" in info) cat "{folder}/info.json";; ps) ;; *) exit 1;; esac',
     )
 
 
@@ -214,9 +215,10 @@ def test_a_host_that_is_to_use_no_gpu_skips_one_task(good: Ran, name: str) -> No
     assert good.stats[name]["skipped"] == 1
 
 
-def test_docker_is_not_asked_more_where_nothing_of_nvidia_is(good: Ran) -> None:
-    assert "info" not in (good.folder / "cpu" / "docker.asked").read_text().split()
-    assert "info" in (good.folder / "well" / "docker.asked").read_text().split()
+@pytest.mark.parametrize("name", ["cpu", "well"])
+def test_docker_is_asked_no_more_on_a_host_with_gpus(good: Ran, name: str) -> None:
+    asked = (good.folder / name / "docker.asked").read_text().split()
+    assert asked == ["info", "ps", "images"]
 
 
 def test_hosts_that_cannot_stop_the_play(bad: Ran) -> None:
@@ -253,9 +255,14 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def info_of(facts: ModuleType, folder: Path) -> dict[str, object]:
+    info, _ = facts.docker_info(Commands(), str(folder / "bin" / "docker"))
+    return dict(info)
+
+
 def look(facts: ModuleType, folder: Path, host: Host) -> dict[str, object]:
     build(folder, host)
-    return facts.nvidia(Commands(), facts.gpus(Commands()), str(folder / "bin" / "docker"))
+    return facts.nvidia(Commands(), facts.gpus(Commands()), info_of(facts, folder))
 
 
 def test_facts_of_a_gpu_host(facts: ModuleType, tmp_path: Path) -> None:
@@ -271,10 +278,9 @@ def test_facts_of_a_gpu_host(facts: ModuleType, tmp_path: Path) -> None:
     }
 
 
-def test_facts_of_a_host_without_gpus_cost_no_command(facts: ModuleType, tmp_path: Path) -> None:
+def test_facts_of_a_host_without_gpus_are_empty(facts: ModuleType, tmp_path: Path) -> None:
     found = look(facts, tmp_path, Host(toolkit="1.17.8", runtimes=NVIDIA_RUNTIME))
     assert found == {"pci": 0, "smi": None, "error": "", "gpus": 0, "driver": "", "toolkit": "", "runtime": False}
-    assert not (tmp_path / "docker.asked").exists()
 
 
 def test_only_nvidia_s_displays_and_accelerators_of_this_host_count(facts: ModuleType, tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_only_nvidia_s_displays_and_accelerators_of_this_host_count(facts: Modul
     (devices[1] / "class").write_text("0x040300\n")  # its sound
     (tmp_path / "drivers" / "vfio-pci").mkdir(parents=True)
     (devices[2] / "driver").symlink_to(tmp_path / "drivers" / "vfio-pci")
-    assert facts.nvidia(Commands(), [], None)["pci"] == 1
+    assert facts.nvidia(Commands(), [], {})["pci"] == 1
 
 
 def test_what_nvidia_smi_says_is_one_line(facts: ModuleType, tmp_path: Path) -> None:
@@ -300,10 +306,10 @@ def test_a_cdi_specification_counts_as_a_runtime(
 ) -> None:
     build(tmp_path, Host(gpus=1, cdi=True))
     (tmp_path / "cdi" / "nvidia.yaml").write_text(specification)
-    assert facts.nvidia(Commands(), ["NVIDIA L4"], str(tmp_path / "bin" / "docker"))["runtime"] is usable
+    assert facts.nvidia(Commands(), ["NVIDIA L4"], info_of(facts, tmp_path))["runtime"] is usable
 
 
 def test_a_docker_that_does_not_answer_has_no_runtime(facts: ModuleType, tmp_path: Path) -> None:
     build(tmp_path, Host(gpus=1))
     command(tmp_path / "bin" / "docker", "exit 1")
-    assert facts.nvidia(Commands(), ["NVIDIA L4"], str(tmp_path / "bin" / "docker"))["runtime"] is False
+    assert facts.nvidia(Commands(), ["NVIDIA L4"], info_of(facts, tmp_path))["runtime"] is False

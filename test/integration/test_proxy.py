@@ -25,7 +25,7 @@ from modelserve.errors import UserError
 from modelserve.gateway import config, remote
 from modelserve.gateway.config import UNAUTHENTICATED_RATE
 from modelserve.gateway.gateway import Gateway
-from modelserve.gateway.haproxy import Proxy
+from modelserve.gateway.haproxy import Proxy, has_ipv6
 from modelserve.gateway.remote import RemoteGateways
 from modelserve.gateway.sync_agent import ConfigurationSync
 from modelserve.settings import RemoteGateway, Settings
@@ -289,3 +289,23 @@ class TestOnAnotherHost:
         for _ in range(2):
             gateways.confirm({"two": configuration, "here": configuration})
         assert said == ["gateway two: no answer yet; it takes the configuration when it is there"]
+
+
+def test_a_gateway_on_all_addresses_answers_over_ipv6_too(home: Path, site: Site, closed_port: int) -> None:
+    """IPv4 addresses stay as they are in the log, since each family has a listener of its own."""
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    settings = Settings(home=home, serve_port=site.port, gateway_bind=("*",), access_log=True)
+    Gateway(settings).configure(Served(port=closed_port, routes=ROUTES))
+    process, log = run(home)
+    try:
+        wait_until_healthy(home)
+        for host in ("127.0.0.1", "::1"):
+            with contextlib.closing(http.client.HTTPConnection(host, closed_port, timeout=20)) as connection:
+                connection.request("GET", "/none")
+                assert connection.getresponse().status == 404
+    finally:
+        process.terminate()
+        process.wait()
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert {"127.0.0.1", "::1"} <= {value for line in lines for value in line.values()}, lines

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import unused_port
 from modelserve.config.routes import ALGORITHM_HEADER, Limits, Routes, Share
 from modelserve.gateway.config import MAX_BODY_HEADER
@@ -19,6 +22,7 @@ from modelserve.gateway.targets import Targets
 from modelserve.security.keys import Keys
 from replicas import Answer, Front, Replica, front, wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 MAX_BODY = 100_000
 ORIGIN = "https://app.example"
 QUEUE = Limits(max_ongoing_requests=2, max_queued_requests=4)
@@ -357,3 +361,22 @@ def test_every_origin_may_be_allowed(tmp_path_factory: pytest.TempPathFactory) -
         assert running.ask("/a", "OPTIONS", headers=preflight).status == 204
         assert "Access-Control-Allow-Origin" not in running.ask("/a").headers
     replicas["A"][0].close()
+
+
+def test_a_gateway_that_is_replaced_finishes_its_requests(tmp_path: Path) -> None:
+    """The signal that stops its container: HAProxy refuses new connections, and ends with its last request."""
+    options = yaml.safe_load((ROOT / "roles/gateway/vars/main.yml").read_text())["__gateway_from"]
+    replica = Replica("A")
+    routes: Routes = {"a": ROUTES["a"]}
+    listed = Targets(algorithms={"A": (replica.target(),)})
+    with front(tmp_path / "home", unused_port(), routes, listed) as running, ThreadPoolExecutor() as pool:
+        answer = pool.submit(running.ask, "/a?sleep=1")
+        wait_until(lambda: replica.requests)
+        running.signal(signal.Signals[options["stop_signal"]])
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                running.ask("/healthz")
+        assert not answer.done()
+        assert answer.result().status == 200
+        wait_until(lambda: running.ended)
+    replica.close()

@@ -48,6 +48,40 @@ def gateway(tmp_path: Path) -> Gateway:
     return Gateway(Settings(home=tmp_path))
 
 
+def test_ipv6_addresses_have_brackets() -> None:
+    remote_gateway = RemoteGateway(address="fd00::3", bind=("::1", "fd00::3"), head="fd00::1")
+    text = render(SERVED, SETTINGS, {}, remote_gateway)
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[1] for line in lines if line[:1] == ["bind"]] == ["[::1]:666", "[fd00::3]:666"]
+    assert {line[2] for line in lines if line[:2] == ["server", "serve"]} == {"[fd00::1]:8000"}
+    assert {line[2] for line in lines if line[:2] == ["server", "catalog"]} == {"[fd00::1]:6392"}
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_all_addresses_are_those_of_ipv6_too_where_the_host_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ipv6: bool
+) -> None:
+    monkeypatch.setattr(haproxy, "has_ipv6", lambda: ipv6)
+    settings = Settings(home=tmp_path, gateway_bind=("*",))
+    text = configured_text(settings)
+    binds = [line.split()[1:] for line in text.splitlines() if line.split()[:1] == ["bind"]]
+    assert binds == [["*:666"], *([["[::]:666", "v6only"]] if ipv6 else [])]
+
+
+def configured_text(settings: Settings) -> str:
+    written = haproxy.Written(port=SERVED.port)
+    text = render(SERVED, settings, {})
+    return Configuration(text=text, version="1", written=written).with_servers(Targets())
+
+
+def test_a_kernel_without_ipv6_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(family: int, *_: object) -> None:
+        raise OSError(f"family {family} is not supported")
+
+    monkeypatch.setattr(haproxy.socket, "socket", refuse)
+    assert not haproxy.has_ipv6()
+
+
 def test_every_address_is_listened_on_and_every_server_is_used() -> None:
     lines = [line.split() for line in render(SERVED, SETTINGS, {}).splitlines()]
     assert [line[1] for line in lines if line[:1] == ["bind"]] == ["127.0.0.1:666", "10.0.0.1:666"]
@@ -103,8 +137,13 @@ def test_the_replicas_are_servers_of_the_file_with_which_haproxy_starts(tmp_path
 
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("other", [None, REMOTE])
-def test_haproxy_accepts_the_configuration(tmp_path: Path, guarded: bool, other: RemoteGateway | None) -> None:
+@pytest.mark.parametrize("bind", [BIND, ("*",), ("::1", "fd00::1")])
+def test_haproxy_accepts_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool, other: RemoteGateway | None, bind: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(haproxy, "has_ipv6", lambda: True)
     update = {"home": tmp_path, "gateway_tls": guarded, "gateway_keys": guarded, "gateways": {"b": REMOTE}}
+    update["gateway_bind"] = bind
     settings = SETTINGS.model_copy(update=update)
     gateway = Gateway(settings)
     gateway.configure(SERVED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -113,12 +114,13 @@ class Container:
             "MODELSERVE_IMAGE": "modelserve:1",
         }
 
-    def run(self, role: str, ray: str = "true") -> list[str]:
+    def run(self, role: str, ray: str = "true", name: str = "") -> list[str]:
         """Run until Ray, and what outlives its start, have ended; returns the lines that were said."""
         script = self._root / "ray"
         script.write_text(f'#!/bin/sh\necho "args:$*"\nenv\n{ray}\n')
         script.chmod(0o755)
-        command = [sys.executable, "-m", "modelserve", "node", role, "--options", '{"head_address": "127.0.0.1"}']
+        options = json.dumps({"head_address": "127.0.0.1", **({"name": name} if name else {})})
+        command = [sys.executable, "-m", "modelserve", "node", role, "--options", options]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.splitlines()
 
@@ -219,6 +221,32 @@ def test_a_worker_waits_and_says_for_what(container: dict[str, Container], rayle
     assert health.join_progress(settings) == ""
     health.health("worker", settings)
     assert len(list(worker.home.glob("store/pkg/*"))) == 1
+
+
+def test_a_worker_that_was_removed_waits_until_it_is_added_again(container: dict[str, Container], raylet: Site) -> None:
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    head, worker = container["head"].home, container["worker"]
+    settings = Settings(home=worker.home)
+    publish(head, "Echo")
+    workers = head / "store" / "workers.json"
+    workers.write_text('{"worker_1": "10.0.0.11"}')
+    thread = threading.Thread(target=lambda: worker.run("worker", name="worker_2"))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not health.join_progress(settings) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(UserError, match="not joined yet: worker_2 was removed from the cluster"):
+        health.health("worker", settings)
+    assert not list(worker.home.glob("store/pkg/*"))
+    workers.write_text('{"worker_1": "10.0.0.11", "worker_2": "10.0.0.12"}')
+    thread.join()
+    assert len(list(worker.home.glob("store/pkg/*"))) == 1
+
+
+def test_a_worker_joins_a_head_that_publishes_no_workers(container: dict[str, Container], raylet: Site) -> None:
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    publish(container["head"].home, "Echo")
+    assert any(line.startswith("args:start") for line in container["worker"].run("worker", name="worker_2"))
 
 
 def test_a_background_sync_that_fails_reports_its_cause_once(

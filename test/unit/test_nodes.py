@@ -246,3 +246,12 @@ def test_what_ray_says_against_it_is_said(cluster: Cluster, tmp_path: Path, ray:
     cluster.add_node("worker_1")
     (tmp_path / "bin" / "ray").write_text("#!/bin/sh\necho starting >&2\necho 'the node is idle no more' >&2\nexit 1\n")
     assert refused(cluster, "worker_1", ray).endswith("the node is idle no more")
+
+
+def test_a_worker_that_is_forgotten_is_on_no_list(tmp_path: Path) -> None:
+    lists = [tmp_path / "workers.json", tmp_path / "gateways.json", tmp_path / "store" / "workers.json"]
+    (tmp_path / "store").mkdir()
+    for file in lists:
+        file.write_text('{"worker_1": "10.0.0.11", "worker_2": "10.0.0.12"}')
+    Nodes(Settings(home=tmp_path), print).forget("worker_2")
+    assert [json.loads(file.read_text()) for file in lists] == [{"worker_1": "10.0.0.11"}] * 3

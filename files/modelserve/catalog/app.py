@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -122,7 +123,20 @@ def run(settings: Settings, address: str = ADDRESS) -> None:
 
     app = application(Catalog(settings))
     # The gateway logs failed requests; health checks would fill this log.
-    uvicorn.run(app, host=address, port=PORT, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    with listener(address, PORT) as server:
+        uvicorn.Server(config).run(sockets=[server])
+
+
+def listener(address: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; ``::`` stands for all of IPv6 and IPv4.
+
+    Args:
+        address: address to listen on.
+        port: TCP port; 0 chooses one.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, dualstack_ipv6=address == "::")
 
 
 def health() -> None:

@@ -22,8 +22,10 @@ RETRY_S = 3
 JOIN_POLL_S = 1
 
 
-def wait_for_content(settings: Settings, head_address: str) -> None:
+def wait_for_content(settings: Settings, head_address: str, name: str = "") -> None:
     """Return when this node has all content that the head's manifest names; retry until then.
+
+    A worker that was removed from the cluster, while its host was off for example, waits until it is added again.
 
     Each cause of a failure is reported once, in the container's log and to
     :func:`modelserve.cluster.health.health`.
@@ -31,11 +33,14 @@ def wait_for_content(settings: Settings, head_address: str) -> None:
     Args:
         settings: the node's settings.
         head_address: the head, as this node reaches it.
+        name: this node's name in the inventory; empty joins whatever the cluster's workers are.
     """
     reported = ""
+    client = StoreClient(settings, head_address, lambda line: report_progress(settings, line))
     while True:
         try:
-            StoreClient(settings, head_address, lambda line: report_progress(settings, line)).sync()
+            _require_member(client, name)
+            client.sync()
         except UserError as error:
             cause = _cause(error)
             if cause != reported:
@@ -81,6 +86,15 @@ def start_sync_after_joining(head_address: str) -> None:
         subprocess.Popen(command, start_new_session=True)
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def _require_member(client: StoreClient, name: str) -> None:
+    workers = client.workers() if name else None
+    if workers is not None and name not in workers:
+        raise UserError(
+            f"{name} was removed from the cluster and does not join it",
+            "Run site.yml with it in the inventory, or remove this container and modelserve_home",
+        )
 
 
 def _cause(error: UserError) -> str:

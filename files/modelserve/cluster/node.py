@@ -15,6 +15,7 @@ from modelserve.serve.environment import gcs_directory, node_environment
 from modelserve.settings import Settings
 from modelserve.store.manifest import NAME, Manifest, Versions
 from modelserve.store.store import Store
+from modelserve.util.endpoints import endpoint
 from modelserve.util.files import write_atomically
 
 KEPT_SESSIONS = 2
@@ -45,7 +46,7 @@ def start_command(
     if role == "head":
         options = {**options, **HEAD_PORTS, "dashboard-host": "127.0.0.1", "include-dashboard": "true"}
     else:
-        options["address"] = f"{head_address}:{HEAD_PORTS['port']}"
+        options["address"] = endpoint(head_address, HEAD_PORTS["port"])
     if name:  # not Ray's node-name, which Serve uses as an address
         options["labels"] = f"{NAME_LABEL}={name}"
     if node_ip:
@@ -77,7 +78,7 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         gcs_directory(home).mkdir(exist_ok=True)
         publish_versions(settings)
     else:
-        wait_for_content(settings, options["head_address"])
+        wait_for_content(settings, options["head_address"], options.get("name", ""))
         start_sync_after_joining(options["head_address"])
     _remove_old_sessions(home / "ray")
     _empty(home / "tmp")

@@ -14,6 +14,7 @@ from modelserve.serve.api import RayAPI
 from modelserve.serve.capacity import KINDS, matches, missing_elsewhere
 from modelserve.serve.status import replicas_by_node
 from modelserve.settings import Settings
+from modelserve.store.sync import WORKERS
 from modelserve.util.files import write_atomically
 
 Progress = Callable[[str], None]
@@ -96,8 +97,11 @@ class Nodes:
             time.sleep(POLL_S)
 
     def forget(self, name: str) -> None:
-        """Remove a worker, and a gateway on its host, from the lists that Ansible writes."""
-        for file in ("workers.json", "gateways.json"):
+        """Remove a worker, and a gateway on its host, from the lists that Ansible writes.
+
+        The list in the store keeps the worker from joining when its host is switched on later.
+        """
+        for file in ("workers.json", "gateways.json", f"store/{WORKERS}"):
             path = self._settings.home / file
             if path.exists():
                 listed = {host: entry for host, entry in json.loads(path.read_text()).items() if host != name}

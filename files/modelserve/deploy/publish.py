@@ -62,7 +62,7 @@ class Publisher:
         if set(needed) <= set(self._distributed()):
             return
         self._progress("distributing new content to the workers")
-        distribute.replicate_to_workers(self._progress)
+        distribute.replicate_to_workers(self._progress, self._settings.fetch_timeout_s)
         self._write_distributed(needed)
 
     def _distributed(self) -> list[str]:

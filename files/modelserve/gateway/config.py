@@ -26,6 +26,7 @@ from modelserve.security import certificates
 from modelserve.security.keys import Keys, table
 from modelserve.serve.contract import QUEUED_HEADER
 from modelserve.settings import RemoteGateway, Settings
+from modelserve.util.endpoints import endpoint
 
 TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
 # The files that a configuration names.
@@ -140,7 +141,8 @@ def render(served: Served, settings: Settings, files: Mapping[str, Path], remote
         port=served.port,
         settings=settings,
         bind=_bind(settings, remote),
-        serve=f"{head}:{settings.serve_port}",
+        endpoint=endpoint,
+        serve=endpoint(head, settings.serve_port),
         **{kind: files.get(kind) for kind in SUFFIX},
         health_path=HEALTH_PATH,
         version_header=VERSION_HEADER,
@@ -153,7 +155,7 @@ def render(served: Served, settings: Settings, files: Mapping[str, Path], remote
         directory=gateway_directory(settings.home),
         release_file=RELEASE_FILE,
         targets_file=VERSIONS_FILE,
-        catalog=f"{head}:{SERVICE_PORTS['catalog']}",
+        catalog=endpoint(head, SERVICE_PORTS["catalog"]),
         algorithms=dict(sorted(shares.items())),
         server_options=SERVER_OPTIONS,
         queue_timeout_ms=queue_timeout_ms,

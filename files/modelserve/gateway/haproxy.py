@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelserve.config.routes import Served
 from modelserve.errors import Problem, UserError
 from modelserve.gateway.targets import Target, Targets
+from modelserve.util.endpoints import endpoint
 from modelserve.util.files import write_atomically
 from modelserve.util.http import local_opener
 
@@ -33,6 +34,8 @@ VERSIONS_FILE = "targets.map"
 NO_RELEASE = "-"
 # Stands in a configuration's text for the servers of a backend: its name, and their options.
 _SERVERS = re.compile(r"^ *@SERVERS (\S+) (.*)@$", re.MULTILINE)
+# HAProxy's "*" is IPv4's. A listener of its own for IPv6 leaves IPv4 addresses in logs and headers as they are.
+_EVERY_ADDRESS = re.compile(r"^( *)bind \*:(\d+)(.*)$", re.MULTILINE)
 BACKEND_PREFIX = "algorithm:"
 WAIT_S = 0.25
 COMMAND_TIMEOUT_S = 30.0
@@ -78,13 +81,27 @@ class Configuration(BaseModel):
         return {name.removeprefix(BACKEND_PREFIX): options for name, options in _SERVERS.findall(self.text)}
 
     def with_servers(self, targets: Targets) -> str:
-        """Return the text of HAProxy's configuration with the replicas as servers."""
+        """Return the text of HAProxy's configuration with the replicas as servers, for the host of this process.
+
+        What listens on all addresses listens on the IPv6 ones, too, where the host has IPv6.
+        """
 
         def servers(match: re.Match[str]) -> str:
             kept = configured(targets.of(match[1].removeprefix(BACKEND_PREFIX)))
             return "\n".join(f"    server {target.replica} {target.endpoint} {match[2]}" for target in kept)
 
-        return _SERVERS.sub(servers, self.text)
+        text = _SERVERS.sub(servers, self.text)
+        return _EVERY_ADDRESS.sub(r"\g<0>\n\1bind [::]:\2 v6only\3", text) if has_ipv6() else text
+
+
+def has_ipv6() -> bool:
+    """Return whether this host can listen on IPv6 addresses: its kernel may be started without."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def configured(targets: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -276,7 +293,7 @@ def gateway_directory(home: Path) -> Path:
 def url_of(address: str, port: int, tls: bool) -> str:
     """Return the URL of a gateway that listens on ``address``, as its own host reaches it."""
     host = reachable(address)
-    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http{'s' if tls else ''}://{endpoint(host, port)}"
 
 
 def reachable(address: str) -> str:
@@ -302,6 +319,7 @@ def read_served(file: Path) -> Written | None:
 def _refuse_taken(text: str, port: int) -> None:
     # HAProxy pauses the old listener while it tries to bind: connections would be lost.
     binds = [line.split()[1].rpartition(":")[0] for line in text.splitlines() if line.split()[:1] == ["bind"]]
+    binds = [address.strip("[]") for address in binds]
     for address in binds:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             if probe.connect_ex((reachable(address), port)) == 0:

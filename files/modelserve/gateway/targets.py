@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from modelserve import hashing
 from modelserve.errors import UserError
 from modelserve.serve.status import Statuses, statuses_of
+from modelserve.util.endpoints import endpoint
 
 FILE = "targets.json"
 # The name of a replica's actor, ``SERVE_REPLICA::<application>#<deployment>#<replica>``; that of a proxy is another.
@@ -67,7 +68,7 @@ class Target(BaseModel):
     @property
     def endpoint(self) -> str:
         """The address and the port, as HAProxy writes them."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return endpoint(self.address, self.port)
 
 
 class Targets(BaseModel):

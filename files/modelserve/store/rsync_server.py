@@ -13,9 +13,14 @@ from modelserve.util.files import write_atomically
 
 PORT = SERVICE_PORTS["store"]
 MODULE = "store"
+FILES_MODULE = "files"
 USER = "modelserve"
 # The others are refused and try again, so that these finish.
-MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 16
+# Gateways follow the replicas by small files, once a second. These requests never wait for workers that fetch models.
+MAX_FILE_CONNECTIONS = 256
+# Hosts that connect in the same moment; rsync's own default is 5.
+LISTEN_BACKLOG = 128
 RUNTIME = Path("/run/modelserve")
 
 # See rsyncd.conf(5). Symbolic links stay as they are: those of an environment point to the image's Python.
@@ -27,15 +32,20 @@ read only = yes
 list = no
 {identity}
 reverse lookup = no
+listen backlog = {backlog}
 log file = /dev/stderr
 transfer logging = no
-max connections = {connections}
-lock file = {runtime}/rsyncd.lock
-[{module}]
 path = {store}
-exclude = /cache /lock /model_hashes.json /.[!.]* /*/.[!.]* /model/*/.[!.]*
 auth users = {user}
 secrets file = {secrets}
+[{module}]
+max connections = {connections}
+lock file = {runtime}/rsyncd.lock
+exclude = /cache /lock /model_hashes.json /.[!.]* /*/.[!.]* /model/*/.[!.]*
+[{files_module}]
+max connections = {file_connections}
+lock file = {runtime}/rsyncd.files.lock
+exclude = /cache /lock /env /pkg /model /image /model_hashes.json /.[!.]* /*/.[!.]*
 """
 
 
@@ -54,9 +64,12 @@ def run(settings: Settings) -> None:
     text = CONFIGURATION.format(
         identity=identity,
         port=PORT,
+        backlog=LISTEN_BACKLOG,
         connections=MAX_CONNECTIONS,
+        file_connections=MAX_FILE_CONNECTIONS,
         runtime=RUNTIME,
         module=MODULE,
+        files_module=FILES_MODULE,
         store=settings.home / "store",
         user=USER,
         secrets=secrets,

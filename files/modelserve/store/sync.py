@@ -7,8 +7,10 @@ hash is right.
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -20,18 +22,21 @@ from modelserve.errors import UserError
 from modelserve.settings import Settings
 from modelserve.store import integrity, manifest
 from modelserve.store.manifest import Content, Manifest, Versions
-from modelserve.store.rsync_server import MODULE, PORT, USER
+from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
 
 Progress = Callable[[str], None]
 STALL_S = 60
 CONNECT_S = 10
-# The store serves a few nodes at a time and refuses the others, which try again until a deadline. The interval is
-# random, so that they do not all try in the same moment. With 50 nodes, one file takes minutes.
-BUSY_S = 900
+# The store serves some nodes at a time and refuses the others, which try again until a deadline
+# (``Settings.fetch_timeout_s``). The interval is random, so that they do not all try in the same moment.
 RETRY_S = (0.5, 3.0)
 LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at most
+
+# The cluster's workers by name, as Ansible writes them.
+WORKERS = "workers.json"
 
 # rsync's exit codes, see rsync(1).
 _REFUSED, _WRITE_FAILED, _PARTIAL = 5, 11, 23
@@ -41,8 +46,39 @@ class UnreachableError(UserError):
     """Raised when the head's store does not answer."""
 
 
+class MissingError(UserError):
+    """Raised when the head's store does not have a file."""
+
+
 class BusyError(UnreachableError):
     """Raised when the head's store serves as many nodes as it may."""
+
+
+class Attempts:
+    """The time that is left for a request that failed.
+
+    A transfer may run long before it fails, so that the time counts from the first failure. A busy store answers: an
+    outage after a long wait in its queue has its whole time.
+
+    Args:
+        busy_s: seconds that a busy store is asked.
+        outage_s: seconds that a store that does not answer is asked.
+    """
+
+    def __init__(self, busy_s: float, outage_s: float) -> None:
+        self._busy_s = busy_s
+        self._outage_s = outage_s
+        self._busy_since: float | None = None
+        self._silent_since: float | None = None
+
+    def is_over(self, problem: UnreachableError, now_s: float) -> bool:
+        """Return whether a request that failed at ``now_s`` is not to be repeated."""
+        if isinstance(problem, BusyError):
+            self._silent_since = None
+            self._busy_since = now_s if self._busy_since is None else self._busy_since
+            return now_s - self._busy_since >= self._busy_s
+        self._silent_since = now_s if self._silent_since is None else self._silent_since
+        return now_s - self._silent_since >= self._outage_s
 
 
 class StoreClient:
@@ -53,7 +89,7 @@ class StoreClient:
         head: the head's address, as this node reaches it.
         progress: gets a line for each entry that is fetched.
         work: the directory of small files; None takes ``<home>/node``.
-        outage_s: seconds that requests to a store that does not answer are repeated. A busy store has ``BUSY_S``.
+        outage_s: seconds that requests to a store that does not answer are repeated.
     """
 
     def __init__(
@@ -74,6 +110,17 @@ class StoreClient:
         """
         return Manifest.load(self.fetch_file(manifest.NAME))
 
+    def workers(self) -> frozenset[str] | None:
+        """Return the names of the cluster's workers; None where the head publishes none.
+
+        Raises:
+            UserError: the store does not answer or refuses this node.
+        """
+        try:
+            return frozenset(json.loads(self.fetch_file(WORKERS).read_text()))
+        except MissingError:  # a head of the version before, or one whose first workers are about to join
+            return None
+
     def fetch_file(self, name: str) -> Path:
         """Fetch a small file of the head's store and return the path of the copy.
 
@@ -83,7 +130,7 @@ class StoreClient:
         self._work.mkdir(parents=True, exist_ok=True)
         target = self._work / Path(name).name
         # Two versions can have the same size and time: rsync compares whole seconds.
-        self._rsync(name, target, "--ignore-times")
+        self._rsync(FILES_MODULE, name, target, "--ignore-times")
         return target
 
     def sync(self) -> list[str]:
@@ -120,7 +167,7 @@ class StoreClient:
         # rsync compares sizes and times, which another version's file can have too. Then the entry is fetched again,
         # without the files of an interrupted or earlier one.
         for options in (links, []):
-            self._rsync(content.path if is_model else content.path + "/", temporary, *options)
+            self._rsync(MODULE, content.path if is_model else content.path + "/", temporary, *options)
             content_hash = hashing.of_file(temporary) if is_model else hashing.of_tree(temporary)
             if content_hash == content.hash:
                 shutil.rmtree(target, ignore_errors=True)
@@ -140,21 +187,18 @@ class StoreClient:
         complete = [path for path in target.parent.glob("[!.]*") if Store.is_complete(path)]
         return sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)[:LINKED_AGAINST]
 
-    def _rsync(self, source: str, target: Path, *options: str) -> None:
-        url = f"rsync://{USER}@{self._head}:{PORT}/{MODULE}/{source}"
+    def _rsync(self, module: str, source: str, target: Path, *options: str) -> None:
+        url = f"rsync://{USER}@{endpoint(self._head, PORT)}/{module}/{source}"
         command = ["rsync", "--recursive", "--links", "--perms", "--times", "--partial", f"--timeout={STALL_S}"]
         command += [f"--contimeout={CONNECT_S}", *options, url, str(target)]
         environment = {**os.environ, "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
-        failing_since: float | None = None
+        attempts = Attempts(self._settings.fetch_timeout_s, self._outage_s)
         while True:
             result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if result.returncode == 0:
                 return
             problem = self._problem(source, result.returncode, result.stderr)
-            timeout_s = BUSY_S if isinstance(problem, BusyError) else self._outage_s
-            now = time.monotonic()
-            failing_since = now if failing_since is None else failing_since  # a transfer may have run long before
-            if not isinstance(problem, UnreachableError) or now - failing_since >= timeout_s:
+            if not isinstance(problem, UnreachableError) or attempts.is_over(problem, time.monotonic()):
                 raise problem
             time.sleep(random.uniform(*RETRY_S))
 
@@ -168,15 +212,18 @@ class StoreClient:
             )
         if "max connections" in stderr:
             return BusyError(
-                f"the head's store at {self._head}:{PORT} serves other nodes ({text})",
-                "Requests are repeated for a while; after that, deploy again: fetched entries stay",
+                f"the head's store at {endpoint(self._head, PORT)} served other nodes for"
+                f" {self._settings.fetch_timeout_s:g} s ({text})",
+                "Raise modelserve_fetch_timeout, or deploy again: fetched entries stay",
             )
         if code == _REFUSED:
             return UserError(f"the head's store refuses this node: {text}", "Run site.yml: it installs the token")
+        if code == _PARTIAL and re.search(f'link_stat "/?{re.escape(source)}" .*No such file', stderr):
+            return MissingError(f"the head's store does not have {source}", "Deploy again: that makes it again")
         if code in (_PARTIAL, _WRITE_FAILED):
             return UserError(f"{source.rstrip('/')} cannot be fetched: {text}", "See 'docker logs modelserve_store'")
         return UnreachableError(
-            f"the head's store at {self._head}:{PORT} does not answer ({text})",
+            f"the head's store at {endpoint(self._head, PORT)} does not answer ({text})",
             "The node waits for it. If that lasts, check that the head is on and that the port is open to this host",
         )
 

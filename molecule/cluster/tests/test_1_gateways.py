@@ -71,3 +71,20 @@ def test_a_gateway_that_does_not_follow_stops_an_apply(cluster: Cluster) -> None
         bed.on("worker_2", "docker", "start", "modelserve_gateway_sync")
     cluster.ctl("keys", "revoke", "tablet")
     assert cluster.ctl("gateway", "refresh").startswith("the gateway knows the nodes")
+
+
+def test_a_host_that_leaves_the_gateways_answers_no_more(cluster: Cluster) -> None:
+    made = json.loads(cluster.ctl("keys", "add", "tablet", "--json"))["key"]
+    assert status(cluster, "worker_2", **{"X-API-Key": made}) == 200
+    before = cluster.containers(bed.HEAD)
+    cluster.playbook("site.yml", "-e", json.dumps({"modelserve_gateways": [bed.HEAD]}))
+    try:
+        assert not {"modelserve_gateway", "modelserve_gateway_sync"} & {*cluster.containers("worker_2")}
+        assert "gateway" not in bed.on("worker_2", "ls", HOME).split()
+        with pytest.raises(urllib.error.URLError, match=r"refused|timed out"):
+            status(cluster, "worker_2", **{"X-API-Key": made})
+        assert cluster.containers(bed.HEAD) == before, "the others are left alone"
+    finally:
+        cluster.playbook("site.yml")
+    assert status(cluster, "worker_2", **{"X-API-Key": made}) == 200
+    cluster.ctl("keys", "revoke", "tablet")

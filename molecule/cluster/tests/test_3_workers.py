@@ -82,6 +82,8 @@ def test_a_worker_that_is_off_is_removed(cluster: Cluster, third: str) -> None:
     cluster.wait_until("worker_3 down", lambda: cluster.state("worker_3") == "DOWN")
     text = cluster.playbook("playbooks/remove_worker.yml", "-i", third, "-e", "worker=worker_3")
     assert "worker_3 is off: there is nothing to drain" in text
+    assert "worker_3 is off: nothing is removed there" in " ".join(text.split())
+    assert "worker_3" not in bed.on(bed.HEAD, "cat", f"{HOME}/store/workers.json")
     cluster.wait_until("worker_3 gone", lambda: set(cluster.nodes()) == {"head", "worker_1"})
     cluster.wait_for("worker_1")
 

@@ -1,0 +1,130 @@
+"""The image's build: a password of a package index or channel is on no command line, and Docker records it nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).resolve().parents[2] / "files" / "image"
+INDEX = "https://user:se+cret@index.example/simple"
+CHANNELS = "https://ann:hidden@conda.example/main https://plain.example/free"
+# Notes its arguments and its environment.
+RECORDER = """\
+#!{python}
+import json, os, sys
+with open({log!r}, "a") as stream:
+    print(json.dumps({{"argv": sys.argv, "env": dict(os.environ)}}), file=stream)
+sys.exit({code})
+"""
+
+
+class Recorder:
+    """Stub commands in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = directory / "log"
+        directory.mkdir(parents=True)
+
+    def add(self, *names: str, code: int = 0) -> None:
+        for name in names:
+            file = self.directory / name
+            file.write_text(RECORDER.format(python=sys.executable, log=str(self.log), code=code))
+            file.chmod(0o755)
+
+    def calls(self) -> list[tuple[list[str], dict[str, str]]]:
+        records = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [(record["argv"], record["env"]) for record in records]
+
+
+def run(script: Path, path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(path), **variables}
+    return subprocess.run(
+        ["sh", str(script), *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_docker_gets_passwords_by_its_environment(tmp_path: Path) -> None:
+    shutil.copytree(SOURCES, tmp_path / "files" / "image")
+    (tmp_path / "files" / "modelserve").mkdir()
+    commands = Recorder(tmp_path / "bin")
+    commands.add("docker")
+    result = run(
+        tmp_path / "files" / "image" / "build.sh",
+        commands.directory,
+        "modelserve:1",
+        BASE_IMAGE="debian:13",
+        UV_DEFAULT_INDEX=INDEX,
+        CONDA_CHANNELS=CHANNELS,
+        PYTHON_VERSION="3.12",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "cret" not in result.stdout + result.stderr
+    ((build, environment),) = [call for call in commands.calls() if call[0][1] == "build"]
+    words = " ".join(build)
+    assert "cret" not in words and "hidden" not in words
+    # Docker knows these names: their values are in no history. Both are there though they are empty.
+    assert [build[number + 1] for number, word in enumerate(build) if word == "--build-arg"][:2] == [
+        "FTP_PROXY",
+        "ftp_proxy",
+    ]
+    assert (environment["FTP_PROXY"], environment["ftp_proxy"]) == (INDEX, CHANNELS)
+    assert "PUBLIC_CHANNELS=https://conda.example/main https://plain.example/free" in build
+    # A step that fails leaves no container with these variables.
+    assert "--force-rm" in build
+
+
+def test_the_dockerfile_declares_no_argument_that_holds_a_password() -> None:
+    # What is declared is in the history of the steps that follow.
+    lines = (SOURCES / "Dockerfile").read_text().splitlines()
+    declared = {line.split()[1].split("=")[0] for line in lines if line.startswith("ARG ")}
+    assert declared == {"BASE_IMAGE", "PUBLIC_CHANNELS", "PYTHON_VERSION"}
+
+
+@pytest.fixture
+def build_python(tmp_path: Path) -> Path:
+    """The script of the build stage, below a directory of its own."""
+    for name in ("build_python.sh", "sources.sh"):
+        text = (
+            (SOURCES / name).read_text().replace("/build/", f"{tmp_path}/build/").replace("/opt/", f"{tmp_path}/opt/")
+        )
+        (tmp_path / "build").mkdir(exist_ok=True)
+        (tmp_path / "build" / name).write_text(text)
+    return tmp_path / "build" / "build_python.sh"
+
+
+def test_installers_get_passwords_by_their_environment(build_python: Path) -> None:
+    commands = Recorder(build_python.parent / "boot" / "bin")
+    commands.add("python3", "pip")
+    commands.add("python", code=7)  # the channel's Python is the last that this test needs
+    result = run(
+        build_python,
+        commands.directory,
+        FTP_PROXY=INDEX,
+        ftp_proxy=CHANNELS,
+        PUBLIC_CHANNELS="https://conda.example/main",
+        PYTHON_VERSION="3.12",
+    )
+    assert result.returncode == 7, result.stderr
+    assert "hidden" not in result.stdout + result.stderr
+    (_, pip, channel) = commands.calls()
+    assert pip[1]["PIP_INDEX_URL"] == pip[1]["UV_DEFAULT_INDEX"] == INDEX
+    assert channel[1]["CONDA_CHANNELS"] == CHANNELS
+    for argv, environment in commands.calls():
+        assert "cret" not in " ".join(argv) and "hidden" not in " ".join(argv)
+        assert not {"FTP_PROXY", "ftp_proxy"} & set(environment)
+
+
+def test_without_an_index_the_tools_use_their_own(build_python: Path) -> None:
+    commands = Recorder(build_python.parent / "boot" / "bin")
+    commands.add("python3")
+    commands.add("pip", code=7)
+    assert run(build_python, commands.directory, FTP_PROXY="", ftp_proxy="").returncode == 7
+    for _, environment in commands.calls():
+        assert not {"PIP_INDEX_URL", "UV_DEFAULT_INDEX"} & set(environment)
