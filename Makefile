@@ -52,7 +52,7 @@ unit: venv-dev rsync
 	$(BIN)/pytest -q -n 2 --dist worksteal test/unit
 
 integration: venv-dev rsync # what runs Ansible, HAProxy and a store on this machine
-	$(BIN)/pytest -q -n 3 --dist loadfile test/integration
+	$(BIN)/pytest -q -n 3 --dist loadfile -m "$(if $(MODELSERVE_TESTS),,not long)" test/integration
 
 rsync: # some tests run a real rsync daemon; without rsync they would be skipped
 	@command -v rsync >/dev/null || { echo "step: installing rsync"; apt-get update -q >/dev/null && \

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from stub_inventory import ROOT, Stubs, facts
 
+pytestmark = pytest.mark.long
+
 PLAYS = ("groups.yml", "deploy.yml")
 OLD, NEW = 666, 667
 # Each host has a port of its own, by which its rules are told apart.

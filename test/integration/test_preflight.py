@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from stub_inventory import ROOT, Stubs, facts, words
 
+pytestmark = pytest.mark.long
+
 PLAYS = ("groups.yml", "preflight.yml")
 HEAD, WORKER = "10.0.0.5", "10.0.0.6"
 SERVICES = [
