@@ -41,7 +41,7 @@ class ServeReplica:
         current_context: holds it.
         route_of: returns the route of a request, by which metrics tell requests apart.
         on_cancelled: ends what a cancelled request has called in other deployments.
-        on_failed: is told of an error that nothing else took.
+        on_failed: called with an error that nothing else handled.
     """
 
     prefix: str
