@@ -12,7 +12,7 @@ pytestmark = pytest.mark.long
 
 PLAYS = ("groups.yml", "deploy.yml")
 OLD, NEW = 666, 667
-# Each host has a port of its own, by which its rules are told apart.
+# Each host has a port of its own, which identifies its rules.
 OF_HOSTS = {"h": {"firewall_open_ports": [1]}, "g": {"firewall_open_ports": [2]}, "w": {"firewall_open_ports": [3]}}
 DOCKER = """#!/bin/sh
 case "$*" in
