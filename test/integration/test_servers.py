@@ -212,7 +212,7 @@ def test_a_stopping_replica_answers_what_it_has_and_goes_when_it_is_gone(world: 
     a, b = start(), start("b")
     world.reconcile(a.target())
     with ThreadPoolExecutor() as pool:
-        in_flight = pool.submit(world.front.ask, "/echo?sleep=0.6")
+        in_flight = pool.submit(world.front.ask, "/echo?hold=1")
         wait_until(lambda: a.requests)
         a.state = "DRAINING"
         stops = a.target(serving=False, stopping=True)
@@ -222,6 +222,8 @@ def test_a_stopping_replica_answers_what_it_has_and_goes_when_it_is_gone(world: 
         assert world.statuses()["a"].startswith("DRAIN")
         assert world.answering() == {"b"}
         assert world.configured() == ["b"]
+        assert not in_flight.done()
+        a.let_go()
         assert in_flight.result().json()["replica"] == "a"
     a.close()
     assert world.forgotten(stops, b.target()) == {("Echo", "a")}
