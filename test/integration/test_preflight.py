@@ -38,7 +38,16 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "later": ({"disk_free_mb": 5900}, ("5900 MiB free ok",)),
     "full": ({"disk_free_mb": 10}, ("10 MiB free: builds and deploys may fail for want of space LOW",)),
     "full_docker": ({"docker__root_free_mb": 0}, ("disk at /var/lib/docker 0 MiB free: builds and deploys",)),
+    "unwalled": (
+        {},
+        ("firewall not on the host that Ansible runs on (modelserve_firewall: true): modelserve's own ports are",),
+    ),
+    "bare": ({}, ("anybody who reaches the host reaches Ray, the replicas and their metrics OPEN",)),
     "one_disk": ({**FIRST, "docker__root_free_mb": 2000, "docker__root_on_home_disk": True}, ("50000 MiB free ok",)),
+}
+SETTINGS = {
+    "unwalled": {"modelserve_firewall": False},
+    "bare": {"modelserve_firewall": False, "modelserve_guard_ports": False},
 }
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "elsewhere": (
@@ -63,7 +72,9 @@ def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str,
         stubs.write_facts(name, facts(**changes))
     plays = [{"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / name)} for name in PLAYS]
     (directory / "preflight.yml").write_text(json.dumps(plays))
-    addresses = {name: {"modelserve_node_ip": HEAD if name == "h" else WORKER} for name in hosts}
+    addresses = {
+        name: {"modelserve_node_ip": HEAD if name == "h" else WORKER, **SETTINGS.get(name, {})} for name in hosts
+    }
     extra = {"modelserve_project": str(ROOT), "modelserve_source": str(ROOT), "modelserve_gpus": 4}
     result = stubs.run(str(directory / "preflight.yml"), "-e", json.dumps(extra), of_hosts=addresses)
     assert "Checks of" in result.stdout, words(result)
@@ -89,7 +100,8 @@ def test_what_is_only_shown_stops_no_run(good: tuple[bool, str]) -> None:
     passes, text = good
     assert passes, text
     assert text.count("CLOSED") == 2 and text.count("LOW") == 2 and text.count("ACTIVE") == 1
-    assert "reaches" not in text
+    assert text.count("OPEN") == len(SETTINGS)
+    assert not re.search(r"reaches \w+ +no answer", text)
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -254,6 +254,27 @@ def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -
     assert puts(site) == [100, 0, 100], "and from then on new ones come first again"
 
 
+@pytest.mark.parametrize(("allow_downtime", "submitted"), [(True, [0, 100]), (False, [])])
+def test_what_serve_was_given_already_is_finished(
+    site: Site, play: Play, allow_downtime: bool, submitted: list[int]
+) -> None:
+    """An apply that was taken back or interrupted may leave new replicas that find no room beside the old ones."""
+    free(site, 0)
+    play(
+        details({"old": "RUNNING", "new": "STARTING"}),
+        details({"old": "STOPPING", "new": "STARTING"}),
+        details({"new": "RUNNING"}, "RUNNING"),
+        seconds=0.5,
+        submissions=1,
+    )
+    failed = rollout(site, []).finish(TARGET, allow_downtime)
+    assert puts(site) == submitted
+    if allow_downtime:
+        assert failed == {}
+    else:
+        assert "it needs 1 GPU" in failed["Echo"] and "--allow-downtime" in failed["Echo"]
+
+
 def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:
     play(details({"old": "RUNNING", "new": "PENDING_INITIALIZATION"}))
     failed = update(site, {"old": "RUNNING"}, deploy_timeout_s=1)
