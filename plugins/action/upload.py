@@ -17,6 +17,7 @@ Returns ``changed``, ``sent`` and ``deleted`` (numbers of paths). With ``--diff`
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -47,7 +48,7 @@ ADVICE = {
     "No space left on device": "no space is left at {dest}. Free some there, then run this again",
     "Disk quota exceeded": "the quota at {dest} is used up. Free some space there, then run this again",
     "Read-only file system": "{dest} is on a read-only file system. Look at the host's disk (dmesg)",
-    "[sender]": "this machine cannot read what is to be sent: {line}",
+    "rsync: [sender]": "this machine cannot read what is to be sent: {line}",
     "Permission denied": "{line}. The play needs become: true, or a user who may write to {dest}",
     "Operation not permitted": "{line}. The play needs become: true, or a user who may write to {dest}",
     "unknown option": "its rsync is not GNU's 3.1 or later: {line}. Install that there",
@@ -132,7 +133,7 @@ class ActionModule(ActionBase):
             AnsibleActionFail: the other end cannot be started.
         """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RSYNC_")}
-        session, rsync = self._session(), None
+        session, rsync, status = self._session(), None, 0
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -148,8 +149,11 @@ class ActionModule(ActionBase):
             request, streams, _, _ = socket.recv_fds(ours, 1 << 16, 2)
             if len(streams) == 2:  # else rsync ended before it started the relay
                 status = session.run(f"exec {' '.join(json.loads(request))}", *streams)
-                ours.send(bytes([status]))
-            return rsync.wait(), session.errors
+                with contextlib.suppress(OSError):  # where rsync gave up, it ended the relay
+                    ours.send(bytes([status]))
+            ended = rsync.wait()
+            # What rsync makes of a lost other end depends on when it notices.
+            return (status if status in (NOT_FOUND, BROKEN_OFF) else ended), session.errors
         except sessions.SessionError as error:
             kind = AnsibleConnectionFailure if error.unreachable else AnsibleActionFail
             raise kind(f"{self._host}: {error}") from None

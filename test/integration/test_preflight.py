@@ -107,8 +107,10 @@ def test_a_host_that_cannot_serve_stops_the_run_with_the_fix(bad: tuple[bool, st
 
 
 def test_a_head_whose_connection_cannot_send_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "other.py").write_text(OTHER_CONNECTION)
-    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(tmp_path))
+    plugins = tmp_path / "connection"
+    plugins.mkdir()
+    (plugins / "other.py").write_text(OTHER_CONNECTION)
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(plugins))
     stubs = Stubs(tmp_path, {"head": ["h"]}, {"ansible_connection": "other"})
     stubs.write_facts("h", facts())
     result = stubs.run("preflight.yml", "-e", json.dumps({"modelserve_project": str(ROOT), "modelserve_gpus": 4}))

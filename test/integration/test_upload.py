@@ -209,8 +209,8 @@ def test_what_is_chosen_is_sent_and_the_rest_is_left_alone(hosts: Hosts) -> None
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("keep", "mode"), [(True, "640"), (False, "640")])
-def test_modes(hosts: Hosts, keep: bool, mode: str) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_modes(hosts: Hosts, keep: bool) -> None:
     (hosts.directory / "a source" / "file").chmod(0o666)
     done = hosts.play([upload(hosts, keep_modes=keep)], LOCAL)
     assert done.returncode == 0, done.stdout
