@@ -104,14 +104,16 @@ def test_a_long_command_and_a_module_go_the_same_way(hosts: Hosts) -> None:
 @pytest.mark.parametrize("environment", [{}, {"ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}], ids=["shared", "alone"])
 @pytest.mark.parametrize("mechanism", ["ssh_askpass", "sshpass"])
 def test_a_password_for_ssh_and_for_sudo(hosts: Hosts, environment: dict[str, str], mechanism: str) -> None:
-    variables = hosts.variables("asked", ansible_password=hosts.password, ansible_become_password=hosts.password)
+    """The passwords come from where -k and -K put them."""
+    variables = hosts.variables("asked", ansible_ssh_password_mechanism=mechanism)
     del variables["ansible_ssh_private_key_file"]
-    variables["ansible_ssh_password_mechanism"] = mechanism
+    (hosts.directory / "password").write_text(hosts.password)
+    options = ["--connection-password-file", "password", "--become-password-file", "password"]
+    done = hosts.play([upload(hosts, become=True)], variables, *options, **environment)
     if mechanism == "sshpass" and not shutil.which("sshpass"):
-        done = hosts.play([upload(hosts, become=True)], variables, **environment)
         assert "you must install the sshpass program" in done.stdout
         return
-    assert succeeded(hosts.play([upload(hosts, become=True)], variables, **environment), hosts)
+    assert succeeded(done, hosts)
     assert f"Accepted password for {hosts.users['asked']}" in hosts.servers["host"].log.read_text()
 
 
@@ -156,6 +158,26 @@ def test_a_refused_privilege_is_one_line(
     done = hosts.play([task], variables)
     assert done.returncode == 2 and f"gpu_1: {cause}" in done.stdout, done.stdout
     assert not target(hosts).exists() and hosts.password not in done.stdout
+
+
+@pytest.mark.long
+def test_the_first_task_that_lacks_a_password_is_followed_by_what_to_do(hosts: Hosts) -> None:
+    task = {"ansible.builtin.command": {"argv": ["true"]}, "become": True}
+    done = hosts.play([task], hosts.variables("asked"))
+    assert "Missing sudo password" in done.stdout and "gpu_1: run with -K, or set" in done.stdout, done.stdout
+
+
+@pytest.mark.long
+def test_a_connection_that_breaks_off_is_named(hosts: Hosts) -> None:
+    """A shell that ends its connection once rsync runs stands for the network."""
+    shell = hosts.directory / "cut"
+    shell.write_text('#!/bin/sh\ncase $2 in *UPLOAD-*) echo "${2#echo }" | cut -d";" -f1; kill -9 $PPID;; esac\n')
+    shell.chmod(0o755)
+    environment = {"ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}
+    variables = hosts.variables("free", ansible_shell_executable=str(shell))
+    done = hosts.play([upload(hosts)], variables, **environment)
+    assert "gpu_1: the connection broke off during the transfer" in done.stdout, done.stdout
+    assert "unreachable=1" in done.stdout, done.stdout
 
 
 @pytest.mark.long
