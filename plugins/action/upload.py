@@ -9,6 +9,7 @@
         only: [/algopkg/***]          # rsync's patterns; what matches none is neither sent nor removed
         exclude: [__pycache__]        # rsync's patterns; neither sent nor removed
         delete: true                  # remove on the host what the source lacks
+        timeout_s: 300                # without a byte, after which the transfer is given up
 
 rsync uses Ansible's connection (ssh or local) with all its settings, and Ansible's become plugin with its password.
 
@@ -36,7 +37,6 @@ from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.action import ActionBase
 
 PLUGINS = Path(__file__).parents[1]
-STALL_S = 300  # a transfer that moves no byte for so long is given up
 START_S = 30.0
 NOT_FOUND = 127  # a shell's exit status for a command that it does not find
 STALLED = 30  # rsync's exit status for --timeout
@@ -63,6 +63,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "only": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
     "delete": {"type": "bool", "default": False},
+    "timeout_s": {"type": "int", "default": 300},
 }
 
 
@@ -111,7 +112,14 @@ class ActionModule(ActionBase):
     def _rsync(self, options: dict[str, Any]) -> list[str]:
         """Return rsync's command line, without its remote shell."""
         # Times tell the next run what is unchanged. A directory's own time changes with each file replaced in it.
-        command = ["rsync", "--recursive", "--links", "--times", "--omit-dir-times", f"--timeout={STALL_S}"]
+        command = [
+            "rsync",
+            "--recursive",
+            "--links",
+            "--times",
+            "--omit-dir-times",
+            f"--timeout={options['timeout_s']}",
+        ]
         # Paths reach the host by rsync's protocol: its shell does not see them.
         command += ["--protect-args", "--out-format=%i %n%L", "--perms" if options["keep_modes"] else "--executability"]
         # A transfer over ssh is as fast as the network; on one machine, reading both sides costs more than copying.
@@ -153,7 +161,8 @@ class ActionModule(ActionBase):
                     ours.send(bytes([status]))
             ended = rsync.wait()
             # What rsync makes of a lost other end depends on when it notices.
-            return (status if status in (NOT_FOUND, BROKEN_OFF) else ended), session.errors
+            lost = status in (NOT_FOUND, BROKEN_OFF) and ended != STALLED
+            return (status if lost else ended), session.errors
         except sessions.SessionError as error:
             kind = AnsibleConnectionFailure if error.unreachable else AnsibleActionFail
             raise kind(f"{self._host}: {error}") from None
@@ -186,7 +195,7 @@ class ActionModule(ActionBase):
             if line:
                 return AnsibleActionFail(f"{self._host}: {advice.format(dest=options['dest'], line=line)}")
         if status == STALLED:
-            return AnsibleActionFail(f"{self._host}: no byte came through for {STALL_S} s. Run this again")
+            return AnsibleActionFail(f"{self._host}: no byte came through for {options['timeout_s']} s. Run this again")
         if status == BROKEN_OFF:
             return AnsibleConnectionFailure(f"{self._host}: the connection broke off during the transfer: {last}")
         cause = next((line for line in lines if not line.startswith("rsync error:")), last)

@@ -23,6 +23,7 @@ from ansible.module_utils.common.text.converters import to_bytes
 CHUNK = 1 << 18
 KEPT_ERRORS = 1 << 16
 GRACE_S = 1.0  # for the last lines of standard error, which a shared ssh connection may keep open
+END_S = 5.0  # for the command, after the end of its input
 DEBUG_LINE = re.compile(rb"debug\d+: ")  # of ssh -v
 
 
@@ -93,7 +94,7 @@ class Session:
                 raise
             self._spawn(lambda: self._keep_errors(process.stderr))
             # rsync keeps its end open until it knows the exit status: this thread ends after that.
-            self._spawn(lambda: _copy_and_close(incoming, process.stdin))
+            self._spawn(lambda: _feed(incoming, process))
             if _write(outgoing, begun):
                 _copy(process.stdout, outgoing)
         status = process.wait()
@@ -289,8 +290,13 @@ def _copy(source: IO[bytes] | None, target: IO[bytes]) -> None:
                 return
 
 
-def _copy_and_close(source: IO[bytes], target: IO[bytes] | None) -> None:
+def _feed(source: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+    """Copy until the source ends. The command ends with its input, but for a network that is cut: then it is killed."""
     with source:
-        if target:
-            with contextlib.suppress(OSError), target:
-                _copy(source, target)
+        if process.stdin:
+            with contextlib.suppress(OSError), process.stdin:
+                _copy(source, process.stdin)
+    try:
+        process.wait(timeout=END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -181,6 +181,16 @@ def test_a_connection_that_breaks_off_is_named(hosts: Hosts) -> None:
 
 
 @pytest.mark.long
+def test_a_host_that_hangs_is_given_up(hosts: Hosts) -> None:
+    shell = hosts.directory / "hang"
+    shell.write_text('#!/bin/sh\ncase $2 in *UPLOAD-*) echo "${2#echo }" | cut -d";" -f1; exec sleep 20;; esac\n')
+    shell.chmod(0o755)
+    variables = hosts.variables("free", ansible_shell_executable=str(shell))
+    done = hosts.play([upload(hosts, timeout_s=1)], variables)
+    assert "gpu_1: no byte came through for 1 s. Run this again" in done.stdout, done.stdout
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["unknown", "changed"])
 def test_a_host_whose_key_is_not_the_known_one_is_refused(hosts: Hosts, state: str) -> None:
     known = hosts.directory / f"known_{state}"
