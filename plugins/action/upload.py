@@ -112,16 +112,10 @@ class ActionModule(ActionBase):
     def _rsync(self, options: dict[str, Any]) -> list[str]:
         """Return rsync's command line, without its remote shell."""
         # Times tell the next run what is unchanged. A directory's own time changes with each file replaced in it.
-        command = [
-            "rsync",
-            "--recursive",
-            "--links",
-            "--times",
-            "--omit-dir-times",
-            f"--timeout={options['timeout_s']}",
-        ]
+        command = ["rsync", "--recursive", "--links", "--times", "--omit-dir-times"]
         # Paths reach the host by rsync's protocol: its shell does not see them.
-        command += ["--protect-args", "--out-format=%i %n%L", "--perms" if options["keep_modes"] else "--executability"]
+        command += ["--protect-args", "--out-format=%i %n%L", f"--timeout={options['timeout_s']}"]
+        command += ["--perms" if options["keep_modes"] else "--executability"]
         # A transfer over ssh is as fast as the network; on one machine, reading both sides costs more than copying.
         command += ["--whole-file"] if self._connection.transport == "local" else []
         if options["owner"] or options["group"]:
@@ -205,11 +199,8 @@ class ActionModule(ActionBase):
         """Return the task's result from rsync's line per path."""
         matches = [match for line in lines if (match := ITEM.fullmatch(line))]
         deleted = [match["deleted"] for match in matches if match["deleted"] is not None]
-        result: dict[str, Any] = {
-            "changed": bool(matches),
-            "sent": len(matches) - len(deleted),
-            "deleted": len(deleted),
-        }
+        sent = len(matches) - len(deleted)
+        result: dict[str, Any] = {"changed": bool(matches), "sent": sent, "deleted": len(deleted)}
         if self._task.diff and matches:
             shown = [
                 f"- {match['deleted']}"

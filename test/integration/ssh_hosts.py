@@ -173,7 +173,7 @@ def _add_users(hosts: Hosts) -> None:
 def _remove_users(hosts: Hosts) -> None:
     Path("/etc/sudoers.d", f"ms{os.getpid()}").unlink(missing_ok=True)
     for name in hosts.users.values():
-        subprocess.run(["userdel", name], capture_output=True, check=False)
+        subprocess.run(["userdel", "--force", name], capture_output=True, check=False)
         for folder in ("/run/sudo/ts", "/var/lib/sudo/lectured"):
             Path(folder, name).unlink(missing_ok=True)
 
