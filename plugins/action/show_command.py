@@ -31,6 +31,7 @@ POLL_S = 0.4
 TIMEOUT_S = 4 * 3600
 RECONNECT_S = 120.0
 RECONNECT_POLL_S = 3.0
+BEGIN = "modelserve-begin"  # before what a command on the host prints
 display = Display()
 
 
@@ -160,7 +161,9 @@ class ActionModule(ActionBase):
                 display.display(f"  {self._host}{line}")
 
     def _execute(self, command: str) -> str:
-        result = self._low_level_execute_command(command, sudoable=True)
+        # The connection may have a terminal: what sudo and start files print comes before the output.
+        result = self._low_level_execute_command(f"echo {BEGIN}; {command}", sudoable=True)
+        output = str(result["stdout"]).partition(BEGIN)[2].lstrip("\r\n")
         if result["rc"] != 0:
-            raise AnsibleActionFail(f"cannot run on the host: {result['stderr'] or result['stdout']}")
-        return str(result["stdout"])
+            raise AnsibleActionFail(f"cannot run on the host: {result['stderr'] or output or result['stdout']}")
+        return output

@@ -29,6 +29,23 @@ with open(os.environ["STUB_RULES"], "a") as stream:
 module.exit_json(changed=True, pending=False)
 """,
 }
+# Ansible's connection to its own machine under a name that this project does not know.
+OTHER_CONNECTION = '''
+DOCUMENTATION = """
+name: other
+short_description: another connection
+description: The operator's machine by another name.
+options:
+  become_success_timeout: {description: seconds, type: int, default: 10}
+  become_strip_preamble: {description: what sudo prints, type: bool, default: true}
+extends_documentation_fragment: [connection_pipelining]
+"""
+from ansible.plugins.connection.local import Connection as Local
+
+
+class Connection(Local):
+    transport = "other"
+'''
 HEADER = (
     "#!/usr/bin/python\nimport json\nimport os\nimport re\n\nfrom ansible.module_utils.basic import AnsibleModule\n"
 )

@@ -83,6 +83,11 @@ def test_a_playbook_runs_from_the_installed_collection(archive: Path, tmp_path: 
     facts = ["-m", "modelserve.modelserve.modelserve_host_facts", "-a", f"home={tmp_path} survey=true"]
     assert "SUCCESS" in run(tmp_path, "ansible", "-i", str(tmp_path / "hosts"), "local", *facts)
 
+    # An action that finds its helpers beside it.
+    (tmp_path / "source").mkdir()
+    upload = ["-m", "modelserve.modelserve.upload", "-a", f"src={tmp_path}/source dest={tmp_path}/target"]
+    assert "CHANGED" in run(tmp_path, "ansible", "-i", str(tmp_path / "hosts"), "local", *upload)
+
 
 def test_the_requirements_are_the_collection_s_dependencies() -> None:
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())

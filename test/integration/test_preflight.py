@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stub_inventory import ROOT, Stubs, facts, words
+from stub_inventory import OTHER_CONNECTION, ROOT, Stubs, facts, words
 
 pytestmark = pytest.mark.long
 
@@ -120,3 +120,14 @@ def test_a_host_that_cannot_serve_stops_the_run_with_the_fix(bad: tuple[bool, st
     assert not passes
     for line in BAD[name][1]:
         assert line in re.sub(r"\s+", " ", text)
+
+
+def test_a_head_whose_connection_cannot_send_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = tmp_path / "connection"
+    plugins.mkdir()
+    (plugins / "other.py").write_text(OTHER_CONNECTION)
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(plugins))
+    stubs = Stubs(tmp_path, {"head": ["h"]}, {"ansible_connection": "other"})
+    stubs.write_facts("h", facts())
+    result = stubs.run("preflight.yml", "-e", json.dumps({"modelserve_project": str(ROOT), "modelserve_gpus": 4}))
+    assert "connection: found other. Files are sent over ssh" in words(result), words(result)
