@@ -105,7 +105,7 @@ class EnvironmentResolver:
                 inputs.append(str(package / "requirements.txt"))
             command = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"]
             command += ["--no-python-downloads", "--python", sys.executable, "--output-file", str(output), *inputs]
-            result = uv.run(command, self._settings.index_url, self._store)
+            result = uv.run(command, self._settings, self._store)
             if result.returncode != 0:
                 raise UserError(resolution_problem(name, result.stderr, pins))
             return output.read_text()
