@@ -95,9 +95,10 @@ class EnvironmentBuilder:
         command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment)), "-r", str(lock)]
         result = uv.run(command, self._settings, self._store)
         if result.returncode != 0:
+            file = f"algopkg/{environment.name}/requirements.txt"
             message = "packages cannot be installed: " + uv.one_line(result.stderr)
             fix = "Pin versions that have a wheel for this Python, or check the package index"
-            raise UserError(Problem(message, fix, f"algopkg/{environment.name}/requirements.txt"))
+            raise UserError(uv.unreachable(result.stderr, self._settings, file) or Problem(message, fix, file))
 
 
 def _verified_record(environment: Environment) -> dict[str, object]:
