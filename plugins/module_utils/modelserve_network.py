@@ -19,6 +19,7 @@ SYS = "/sys"
 UFW_CONFIGURATION = "/etc/ufw/ufw.conf"
 CONNECT_TIMEOUT_S = 2
 PROXY_TIMEOUT_S = 5
+PROXY_REFUSALS = ([b"407"], [b"401"])  # tinyproxy answers 401
 PROXY_PORTS = {"http": 80, "https": 443}
 RAY_PORT = 6370
 LISTEN, UNCONNECTED = "0A", "07"  # states of sockets, see include/net/tcp_states.h
@@ -208,7 +209,7 @@ def proxy_problem(url: str) -> str:
             return f"does not answer: {error.strerror or error}"
     if not answer.startswith(b"HTTP/"):
         return "answers, but not as an HTTP proxy"
-    return "wants another user or password" if b" 407" in answer[:16] else ""
+    return "wants another user or password" if answer.split()[1:2] in PROXY_REFUSALS else ""
 
 
 def _probe(user: str, password: str) -> bytes:
