@@ -24,7 +24,10 @@ SERVICES = [
 FIRST = {"images": [], "home__token_sha256": ""}
 # Each host has facts, and what its rows and the messages of its failures must hold.
 GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "h": ({}, (f"address {HEAD} ok",)),
+    "h": (
+        {"network__proxy_problems": [""]},
+        (f"address {HEAD} ok", "HTTP proxy http://proxy.example:3128 answers ok", "dockerd pulls", "DIRECT"),
+    ),
     "serving": (
         {"network__services": SERVICES},
         (
@@ -40,6 +43,7 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "full_docker": ({"docker__root_free_mb": 0}, ("disk at /var/lib/docker 0 MiB free: builds and deploys",)),
     "one_disk": ({**FIRST, "docker__root_free_mb": 2000, "docker__root_on_home_disk": True}, ("50000 MiB free ok",)),
 }
+PROXY = "http://site:hidden@proxy.example:3128"
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "elsewhere": (
         {"network__address_is_here": False, "network__addresses": ["10.1.0.6"]},
@@ -54,11 +58,25 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+BAD_HEAD: tuple[dict[str, Any], tuple[str, ...]] = (
+    {"network__proxy_problems": ["wants another user or password"]},
+    (
+        "h: HTTP proxy http://proxy.example:3128: found wants another user or password. Correct modelserve_http_proxy, "
+        "or let h reach it",
+    ),
+)
+
+
 def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str, ...]]]) -> tuple[bool, str]:
     """Return whether a cluster passes, and what Ansible printed."""
     groups = {"head": ["h"], "workers": [name for name in hosts if name != "h"]}
-    opened = [9100, {"port": "5000-5010", "protocol": "udp"}]
-    stubs = Stubs(directory, groups, {"modelserve_firewall": True, "firewall_open_ports": opened})
+    variables = {
+        "modelserve_firewall": True,
+        "firewall_open_ports": [9100, {"port": "5000-5010", "protocol": "udp"}],
+        "modelserve_http_proxy": PROXY,
+        "modelserve_base_image": "debian:13",
+    }
+    stubs = Stubs(directory, groups, variables)
     for name, (changes, _) in hosts.items():
         stubs.write_facts(name, facts(**changes))
     plays = [{"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / name)} for name in PLAYS]
@@ -82,7 +100,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, str]:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, str]:
-    return preflight(tmp_path_factory.mktemp("bad"), {"h": GOOD["h"], **BAD})
+    return preflight(tmp_path_factory.mktemp("bad"), {"h": BAD_HEAD, **BAD})
 
 
 def test_what_is_only_shown_stops_no_run(good: tuple[bool, str]) -> None:
@@ -90,12 +108,19 @@ def test_what_is_only_shown_stops_no_run(good: tuple[bool, str]) -> None:
     assert passes, text
     assert text.count("CLOSED") == 2 and text.count("LOW") == 2 and text.count("ACTIVE") == 1
     assert "reaches" not in text
+    assert "hidden" not in text
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_host_s_rows_say_what_it_has(good: tuple[bool, str], name: str) -> None:
     for line in GOOD[name][1]:
         assert line in rows(good[1], name)
+
+
+def test_a_proxy_that_cannot_be_used_stops_the_run_with_the_fix(bad: tuple[bool, str]) -> None:
+    words = re.sub(r"\s+", " ", bad[1])
+    assert all(line in words for line in BAD_HEAD[1])
+    assert "hidden" not in words
 
 
 @pytest.mark.parametrize("name", BAD)
