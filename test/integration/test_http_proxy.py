@@ -122,6 +122,7 @@ def test_a_package_is_installed_through_the_proxy(network: Network, tmp_path: Pa
     assert any(request.startswith(("CONNECT ", "GET http")) for request in network.requests())
 
 
+@pytest.mark.long
 def test_a_proxy_that_refuses_is_one_line_without_its_password(network: Network, tmp_path: Path) -> None:
     write_settings(tmp_path / "home", network, network.url.replace(PASSWORD, "another-password"))
     (tmp_path / "requirements.txt").write_text("six\n")
@@ -142,6 +143,7 @@ def test_requests_within_the_cluster_do_not_reach_the_proxy(network: Network, tm
     assert network.requests() == [f"GET {beyond} HTTP/1.1"] * 2
 
 
+@pytest.mark.long
 def test_conda_channels_are_read_through_the_proxy(network: Network, tmp_path: Path, beyond: str) -> None:
     write_settings(tmp_path / "home", network, network.url)
     network.requests()
