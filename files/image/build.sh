@@ -1,11 +1,12 @@
 #!/bin/sh
 # Builds the modelserve image. Beside this file lie its sources, above it the modelserve package.
 #   BASE_RELEASE, BASE_IMAGE, DEBIAN_MIRROR, CA_CERTIFICATES, CONDA_CHANNELS, PYTHON_VERSION, UV_DEFAULT_INDEX
-# are its settings (environment variables); the argument is the image's name and tag. URLs may hold passwords: these
-# reach Docker by its environment, in the arguments FTP_PROXY and ftp_proxy. Docker knows these names: the steps have
-# their values, but no image's history, no cached layer and no error message. Docker's classic builder has nothing else
-# for secrets, and no step of the build uses FTP. HTTP_PROXY, HTTPS_PROXY, NO_PROXY and their small spellings, where they
-# are set, reach mmdebstrap and the build's steps in the same way: a proxy is no reason for another layer either.
+# are its settings (environment variables), CA_CERTIFICATES with a path on each line; the argument is the image's name
+# and tag. URLs may hold passwords: these reach Docker by its environment, in the arguments FTP_PROXY and ftp_proxy.
+# Docker knows these names: the steps have their values, but no image's history, no cached layer and no error message.
+# Docker's classic builder has nothing else for secrets, and no step of the build uses FTP.
+# HTTP_PROXY, HTTPS_PROXY, NO_PROXY and their small spellings, where they are set, reach mmdebstrap and the build's steps
+# in the same way: a proxy is no reason for another layer either.
 set -eu
 image=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,16 +16,16 @@ rm -rf "$context"
 mkdir -p "$context/ca"
 cp -R "$here/." "$context/"
 cp -R "$here/../modelserve" "$context/modelserve"
-for certificate in ${CA_CERTIFICATES:-}; do cp "$certificate" "$context/ca/"; done
+printf '%s\n' "${CA_CERTIFICATES:-}" | while IFS= read -r certificate; do
+    [ -z "$certificate" ] || cp "$certificate" "$context/ca/$(basename "${certificate%.*}").crt"
+done
 
 if [ -z "${BASE_IMAGE:-}" ]; then
     packages=$(paste -sd, "$here/packages.txt")
     BASE_IMAGE=modelserve-base:$BASE_RELEASE-$(echo "$packages ${DEBIAN_MIRROR:-}" | sha256sum | cut -c 1-12)
     if ! docker image inspect "$BASE_IMAGE" >/dev/null 2>&1; then
         echo "step: base system from Debian $BASE_RELEASE (half a minute)"
-        # shellcheck disable=SC2086 # the mirror is one word, or none
-        mmdebstrap --quiet --variant=minbase --include="$packages" "$BASE_RELEASE" - ${DEBIAN_MIRROR:-} |
-            docker import --change 'LABEL modelserve.part=base' - "$BASE_IMAGE" >/dev/null
+        sh "$here/bootstrap.sh" "$BASE_IMAGE"
     fi
 fi
 

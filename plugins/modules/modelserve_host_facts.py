@@ -252,12 +252,18 @@ def nvidia(module: AnsibleModule, names: list[str], info: dict[str, Any]) -> dic
     return found
 
 
+# Where a site adds certificates to the system's: on Debian and its kin, and on Red Hat's family (files in PEM format).
+CERTIFICATES = ("/usr/local/share/ca-certificates/**/*.crt", "/etc/pki/ca-trust/source/anchors/*")
+
+
 def certificates() -> dict[str, str]:
     """SHA-256 of the certificates the site added to the system's, by path."""
     found = {}
-    for path in sorted(glob.glob("/usr/local/share/ca-certificates/**/*.crt", recursive=True)):
+    for path in sorted(path for pattern in CERTIFICATES for path in glob.glob(pattern, recursive=True)):
         with open(path, "rb") as stream:
-            found[path] = hashlib.sha256(stream.read()).hexdigest()
+            content = stream.read()
+        if b"-----BEGIN" in content:
+            found[path] = hashlib.sha256(content).hexdigest()
     return found
 
 

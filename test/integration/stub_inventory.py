@@ -54,7 +54,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "python_apt": True,
         "python_requests": True,
         "systemd": True,
-        "commands": {"nft": "/usr/sbin/nft", "rsync": "/usr/bin/rsync", "dockerd": "/usr/bin/dockerd"},
+        "commands": {name: f"/usr/bin/{name}" for name in ("nft", "rsync", "dockerd", "mmdebstrap")},
         "memory_mb": 64000,
         "disk_free_mb": 50000,
         "gpus": [],

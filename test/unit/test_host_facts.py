@@ -175,3 +175,18 @@ def test_docker_s_disk_is_looked_at_also_before_docker_is_there(facts: ModuleTyp
     assert absent["root"] == "/var/lib/docker" and absent["root_free_mb"] > 0
     same = facts.docker_disk(Module(), {"reachable": False, "client": None}, "/var/lib/docker")
     assert same["root_on_home_disk"]
+
+
+def test_a_site_s_certificates_are_found_where_its_distribution_keeps_them(
+    facts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "debian/a/site.crt": b"-----BEGIN CERTIFICATE-----",
+        "rhel/site.pem": b"-----BEGIN TRUSTED",
+        "rhel/der": b"0",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(facts, "CERTIFICATES", (f"{tmp_path}/debian/**/*.crt", f"{tmp_path}/rhel/*"))
+    assert [Path(path).name for path in facts.certificates()] == ["site.crt", "site.pem"]

@@ -98,6 +98,55 @@ def test_the_build_s_steps_have_the_proxy_and_the_history_does_not(tmp_path: Pat
     assert "closed" not in " ".join(build) + result.stdout + result.stderr
 
 
+MIRROR = "https://ann:se+cret@mirror.example:8443/debian"
+NO_KEY = "W: GPG error: trixie InRelease: NO_PUBKEY 762F67A0B2C39DE4"
+
+
+def bootstrap(tmp_path: Path, script: str) -> tuple[subprocess.CompletedProcess[str], Recorder]:
+    """Bootstrap a base image with a stub of mmdebstrap, a shell script."""
+    commands = Recorder(tmp_path / "bin")
+    commands.add("docker")
+    (commands.directory / "mmdebstrap").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>{tmp_path}/asked\n{script}\n')
+    (commands.directory / "mmdebstrap").chmod(0o755)
+    variables = {"BASE_RELEASE": "trixie", "DEBIAN_MIRROR": MIRROR, "TMPDIR": str(tmp_path)}
+    return run(SOURCES / "bootstrap.sh", commands.directory, "base:1", **variables), commands
+
+
+def test_apt_gets_a_mirror_s_password_by_a_file(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    hooks = 'for word; do case $word in --setup-hook=*) sh -c "${word#*=}" hook "$ROOT";; esac; done'
+    result, commands = bootstrap(tmp_path, f"ROOT={root}\n{hooks}")
+    assert result.returncode == 0, result.stderr
+    words = (tmp_path / "asked").read_text()
+    assert "https://mirror.example:8443/debian" in words.splitlines() and "cret" not in words
+    login = root / "etc/apt/auth.conf.d/mirror.conf"
+    assert login.read_text() == "machine https://mirror.example:8443/debian login ann password se+cret\n"
+    assert login.stat().st_mode & 0o777 == 0o600
+    assert '--customize-hook=rm "$1/etc/apt/auth.conf.d/mirror.conf"' in words
+    ((imported, environment),) = commands.calls()
+    assert imported[1] == "import" and "cret" not in " ".join(imported)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp.")] == [], "nothing stays"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "E: Failed to fetch https://mirror.example:8443: refused",
+            "trixie: Failed to fetch https://mirror.example:8443: refused. Set",
+        ),
+        (f"{NO_KEY}\nE: The repository is not signed.", "install a newer debian-archive-keyring"),
+        ("", "trixie: mmdebstrap failed. Set modelserve_debian_mirror"),
+    ],
+)
+def test_a_bootstrap_that_fails_leaves_no_image(tmp_path: Path, said: str, line: str) -> None:
+    result, commands = bootstrap(tmp_path, f"echo '{said}' >&2; exit 1")
+    assert result.returncode == 1
+    (error,) = result.stdout.splitlines()
+    assert error.startswith("error: no base system from Debian trixie") and line in error
+    assert not commands.log.exists(), "docker was asked for nothing"
+
+
 def test_the_dockerfile_declares_no_argument_that_holds_a_password() -> None:
     # What is declared is in the history of the steps that follow.
     lines = (SOURCES / "Dockerfile").read_text().splitlines()

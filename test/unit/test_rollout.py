@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,13 +31,29 @@ TARGET = {"Echo": ECHO}
 CODE = Change("change", "Echo", (Difference("code", "a", "b", True),))
 NOBODY = Retiring({}, frozenset(), list)
 Play = Callable[..., None]
-SPEED = 3  # the rollout's clock runs this much faster in these tests
+
+
+class Clock:
+    """The rollout's clock: it goes on only while the rollout sleeps, so that no test depends on the machine's speed."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.ticks: list[Callable[[], None]] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        for tick in self.ticks:
+            tick()
 
 
 @pytest.fixture(autouse=True)
-def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() * SPEED, sleep=lambda s: time.sleep(s / SPEED))
-    monkeypatch.setattr(rollout_module, "time", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(rollout_module, "time", made)
+    return made
 
 
 def details(states: dict[str, str], status: str = "DEPLOYING", message: str = "", trigger: str = "") -> dict[str, Any]:
@@ -59,36 +73,31 @@ def details(states: dict[str, str], status: str = "DEPLOYING", message: str = ""
 
 
 @pytest.fixture
-def play(site: Site) -> Iterator[Play]:
-    """Have the site show documents one after the other, each for some polls; the last one stays.
+def play(site: Site, clock: Clock) -> Play:
+    """Have the site show documents one after the other, each for some seconds; the last one stays.
 
-    With ``submissions``, the first one stays until so many configurations were submitted.
+    With ``submissions``, the first one stays until so many configurations were submitted, and for its seconds.
     """
-    stop = threading.Event()
-    threads = []
 
     def show(document: dict[str, Any]) -> None:
         site.answers[APPLICATIONS] = (200, json.dumps({"applications": {"Echo": document}}).encode())
 
     def start(*documents: dict[str, Any], seconds: float = 0.7, submissions: int = 0) -> None:
-        show(documents[0])
+        left = list(documents)
+        due_s = None if submissions else clock.now_s + seconds
+        show(left.pop(0))
 
-        def go() -> None:
-            while sum(asked.method == "PUT" for asked in site.asked) < submissions:
-                if stop.wait(0.01):
-                    return
-            for document in documents[1:]:
-                if stop.wait(seconds / SPEED):
-                    return
-                show(document)
+        def tick() -> None:
+            nonlocal due_s
+            if due_s is None and sum(asked.method == "PUT" for asked in site.asked) >= submissions:
+                due_s = clock.now_s + seconds
+            if due_s is not None and left and clock.now_s >= due_s:
+                show(left.pop(0))
+                due_s += seconds
 
-        threads.append(threading.Thread(target=go))
-        threads[-1].start()
+        clock.ticks.append(tick)
 
-    yield start
-    stop.set()
-    for thread in threads:
-        thread.join()
+    return start
 
 
 def free(site: Site, gpus: float) -> None:
@@ -131,14 +140,13 @@ def puts(site: Site) -> list[int]:
     return [body["applications"][0]["deployments"][0]["max_surge_percent"] for body in bodies]
 
 
-def test_new_replicas_take_over_once_they_have_stayed(site: Site, play: Play) -> None:
-    started = time.monotonic()
+def test_new_replicas_take_over_once_they_have_stayed(site: Site, play: Play, clock: Clock) -> None:
     play(
         details({"old": "RUNNING", "new": "STARTING"}),
         details({"old": "STOPPING", "new": "RUNNING"}),
     )
     assert update(site, {"old": "RUNNING"}) == {}
-    assert time.monotonic() - started > (0.7 + 0.4) / SPEED
+    assert clock.now_s > 0.7 + 0.4
     assert puts(site) == [100]
 
 
@@ -252,6 +260,27 @@ def test_with_downtime_allowed_the_old_ones_stop_first(site: Site, play: Play) -
     )
     assert update(site, {"old": "RUNNING"}, allow_downtime=True) == {}
     assert puts(site) == [100, 0, 100], "and from then on new ones come first again"
+
+
+@pytest.mark.parametrize(("allow_downtime", "submitted"), [(True, [0, 100]), (False, [])])
+def test_what_serve_was_given_already_is_finished(
+    site: Site, play: Play, allow_downtime: bool, submitted: list[int]
+) -> None:
+    """An apply that was taken back or interrupted may leave new replicas that find no room beside the old ones."""
+    free(site, 0)
+    play(
+        details({"old": "RUNNING", "new": "STARTING"}),
+        details({"old": "STOPPING", "new": "STARTING"}),
+        details({"new": "RUNNING"}, "RUNNING"),
+        seconds=0.5,
+        submissions=1,
+    )
+    failed = rollout(site, []).finish(TARGET, allow_downtime)
+    assert puts(site) == submitted
+    if allow_downtime:
+        assert failed == {}
+    else:
+        assert "it needs 1 GPU" in failed["Echo"] and "--allow-downtime" in failed["Echo"]
 
 
 def test_what_never_gets_there_is_given_up(site: Site, play: Play) -> None:

@@ -125,7 +125,7 @@ class Controller:
             # A manifest or content of the store that was lost is made anew.
             self._publisher.publish(target.applications)
             self._publisher.distribute()
-            self._wait_until_healthy(target)
+            self._wait_until_healthy(target, allow_downtime)
             reconfigured = self._gateway.configure(target.served)
             self._wait_for_replicas(target.applications)
             number = self._record_late(target)
@@ -261,8 +261,10 @@ class Controller:
         messages.append(f"Nothing is lost: the others' changes are served, as release {number}.")
         raise UserError("\n".join(messages))
 
-    def _wait_until_healthy(self, target: Target) -> None:
-        """Wait until what is served already is healthy: after a restart of the head it may not be yet.
+    def _wait_until_healthy(self, target: Target, allow_downtime: bool) -> None:
+        """Wait until what Serve was given already is healthy.
+
+        After a restart of the head it may not be yet, nor where new replicas found no room.
 
         An application that fails was left by an apply that was interrupted, if the last release is another one: that
         release is restored.
@@ -270,8 +272,7 @@ class Controller:
         Raises:
             UserError: naming each algorithm that failed.
         """
-        unchanged = [Change("change", name) for name in target.applications]
-        causes = self._rollout.wait_until_healthy(unchanged, target.applications, {}, expected=True)
+        causes = self._rollout.finish(target.applications, allow_downtime)
         if causes:
             messages = [f"{name} is served as conf.ini says, but fails: {cause}" for name, cause in causes.items()]
             latest = self._releases.latest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from modelserve.cluster.nodes import Nodes
@@ -94,9 +94,23 @@ class Rollout:
         if starting:
             self.submit(capacity.applications)
         failed = self.wait_until_healthy(starting, target, earlier, capacity.free)
-        if capacity.recreated and not failed:
-            capacity.recreated.clear()
-            self.submit(capacity.applications)
+        capacity.roll_again(failed)
+        return failed
+
+    def finish(self, target: Applications, allow_downtime: bool) -> dict[str, str]:
+        """Wait until all applications of a target that Serve was given already are healthy.
+
+        Args:
+            target: what Serve runs.
+            allow_downtime: as for :meth:`update`.
+
+        Returns:
+            The causes of failures by name; empty when everything runs.
+        """
+        capacity = _Capacity(self, target, Retiring({}, frozenset(), len), allow_downtime, self._progress)
+        unchanged = [Change("change", name) for name in target]
+        failed = self.wait_until_healthy(unchanged, target, {}, capacity.free, expected=True)
+        capacity.roll_again(failed)
         return failed
 
     def wait_until_healthy(
@@ -213,6 +227,12 @@ class _Capacity:
             self.recreated[name] = self._target[name].recreated()
         self._rollout.submit(self.applications)
         return True
+
+    def roll_again(self, failed: Mapping[str, str]) -> None:
+        """Give Serve the target itself once its recreated applications run, so that the next update rolls."""
+        if self.recreated and not failed:
+            self.recreated.clear()
+            self._rollout.submit(self.applications)
 
 
 class _Reports:
