@@ -45,7 +45,7 @@ lint: venv-dev
 	$(BIN)/mypy
 	PYTHONPATH=files $(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/yamllint -s .
-	$(BIN)/shellcheck scripts/*.sh scripts/modelserve test/run.sh files/image/*.sh roles/docker/files/*.sh roles/nvidia/files/*.sh molecule/shared/*.sh .ci/run
+	$(BIN)/shellcheck scripts/*.sh scripts/modelserve test/run.sh files/image/*.sh roles/docker/files/*.sh roles/nvidia/files/*.sh molecule/shared/*.sh test/bed/*.sh .ci/run
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/ansible_lint.py -q
 
 unit: venv-dev rsync

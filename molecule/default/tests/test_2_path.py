@@ -134,11 +134,11 @@ def test_scaling_up_and_down_loses_no_request(cluster: Cluster, project: Path) -
 
 
 def test_a_long_request_outlives_the_update_of_its_own_section_and_of_another(cluster: Cluster, project: Path) -> None:
-    cluster.edit("conf.ini", r"^request_timeout = \d+", "request_timeout = 100")
+    cluster.edit("conf.ini", r"^request_timeout = \d+", "request_timeout = 200")
     cluster.apply()
     cluster.head("rm", "-f", NOTES)
     answers = []
-    params = {"kind": "sleep", "seconds": 40, "note": "long"}
+    params = {"kind": "sleep", "seconds": 90, "note": "long"}
     thread = threading.Thread(target=lambda: answers.append(ask(params)))
     thread.start()
     until(lambda: cluster.head("cat", NOTES, check=False).stdout == "long\n")
