@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up dev down purge status smoke check test test-all lint unit integration rsync ssh bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up dev down purge status smoke check test test-all lint unit integration rsync ssh proxy bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,7 +51,7 @@ lint: venv-dev
 unit: venv-dev rsync
 	$(BIN)/pytest -q -n 2 --dist worksteal test/unit
 
-integration: venv-dev rsync ssh # what runs Ansible, HAProxy and a store on this machine
+integration: venv-dev rsync ssh proxy # what runs Ansible, HAProxy and a store on this machine
 	$(BIN)/pytest -q -n 3 --dist loadfile -m "$(if $(MODELSERVE_TESTS),,not long)" test/integration
 
 rsync: # some tests run a real rsync daemon; without rsync they would be skipped
@@ -62,6 +62,10 @@ ssh: # some tests run SSH servers of their own. Where services start by themselv
 	@[ -d /run/systemd/system ] || { [ -x /usr/sbin/sshd ] && command -v sudo >/dev/null; } || { \
 	    echo "step: installing openssh-server and sudo"; apt-get update -q >/dev/null && RUNLEVEL=1 \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends openssh-server sudo >/dev/null; }
+
+proxy: # some tests run a real forward proxy in a network without a route; without the two they would be skipped
+	@{ command -v tinyproxy && command -v ip; } >/dev/null || { echo "step: installing tinyproxy"; apt-get update -q >/dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends tinyproxy-bin iproute2 >/dev/null; }
 
 test: venv-dev ## Check, and the essential proof on one real machine and on a cluster of real hosts: 15 minutes
 	@test/run.sh check integration default cluster

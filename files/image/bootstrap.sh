@@ -19,7 +19,8 @@ packages=$(paste -sd, "$here/packages.txt")
 # shellcheck disable=SC2086 # the mirror is one word, or none
 if ! mmdebstrap --variant=minbase --include="$packages" "$@" "$BASE_RELEASE" "$work/base.tar" $mirror >"$work/log" 2>&1; then
     cat "$work/log" >&2
-    fix="Set modelserve_debian_mirror to an archive that this host reaches, or modelserve_base_image"
+    fix="Set modelserve_debian_mirror to an archive that this host reaches, modelserve_http_proxy to a proxy that leads there"
+    fix="$fix, or modelserve_base_image"
     ! grep -q NO_PUBKEY "$work/log" ||
         fix="This host lacks the keys of that release: install a newer debian-archive-keyring, or set modelserve_base_image"
     reason=$(sed -n 's/^E: //p' "$work/log" | head -n 1)

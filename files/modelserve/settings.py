@@ -40,6 +40,7 @@ class Settings(BaseModel):
         serve_port: the port of Serve's own proxy on the head; fixed for a cluster's life.
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
+        proxy_environment: variables of an HTTP proxy for what fetches packages; empty: there is none.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
         fetch_timeout_s: seconds that a node waits for its turn at the head's store.
@@ -70,6 +71,7 @@ class Settings(BaseModel):
     serve_port: int = 8000
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
+    proxy_environment: dict[str, str] = {}
     deploy_timeout_s: float = 600
     scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))
     fetch_timeout_s: float = 7200

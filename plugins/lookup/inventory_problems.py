@@ -83,6 +83,10 @@ def each(test: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: not isinstance(value, list) or all(map(test, value))
 
 
+PROXY = (
+    matches(r"|https?://([^\s/@:?#]+(:[^\s/@?#]*)?@)?(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?/?"),
+    "write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, in a password %40 for @, %23 for #, %2F for /",
+)
 # What a setting must be, and how to write it. A wrong type is found by its argument specification.
 SETTINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "modelserve_gpus": (matches(r"auto|none|\d+"), "write auto, none or a number"),
@@ -100,6 +104,12 @@ SETTINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "modelserve_gateway_bind": (
         each(lambda value: value in ("*", "localhost") or is_address(value)),
         'write addresses of the host, or ["*"] for all',
+    ),
+    "modelserve_http_proxy": PROXY,
+    "modelserve_https_proxy": PROXY,
+    "modelserve_no_proxy": (
+        each(matches(r"[^\s,/]+(/\d{1,3})?")),
+        "write names, domains and addresses without a scheme, such as [.corp.example, 10.0.0.9]",
     ),
     "modelserve_extra_mounts": (
         each(matches(r"/[^:]*:/[^:]+(:[a-z,]+)?")),
@@ -173,6 +183,12 @@ def address_problems(hosts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
+def shown(value: object) -> object:
+    """Return a value as a message may show it: without what stands before the last ``@``, which may be a password."""
+    _before, at, after = value.rpartition("@") if isinstance(value, str) else ("", "", value)
+    return f"...@{after}" if at else after
+
+
 def setting_problems(name: str, variables: Mapping[str, Any]) -> Iterator[str]:
     """Yield the settings of a host that have no valid value.
 
@@ -183,7 +199,7 @@ def setting_problems(name: str, variables: Mapping[str, Any]) -> Iterator[str]:
     for setting, (is_valid, fix) in SETTINGS.items():
         value = variables.get(setting)
         if value is not None and not is_valid(value):
-            yield f"{name}: {setting} is {value!r}: {fix}"
+            yield f"{name}: {setting} is {shown(value)!r}: {fix}"
     for fact in RUN_FACTS:
         if fact in variables:
             yield f"{name}: {fact} is set by each run itself: remove it from the inventory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import glob
 import ipaddress
 import os
@@ -11,11 +12,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 PROC = "/proc"
 SYS = "/sys"
 UFW_CONFIGURATION = "/etc/ufw/ufw.conf"
 CONNECT_TIMEOUT_S = 2
+PROXY_TIMEOUT_S = 5
+PROXY_REFUSALS = ([b"407"], [b"401"])  # tinyproxy answers 401
+PROXY_PORTS = {"http": 80, "https": 443}
 RAY_PORT = 6370
 LISTEN, UNCONNECTED = "0A", "07"  # states of sockets, see include/net/tcp_states.h
 FIRST_EPHEMERAL_PORT = 32768  # UDP sockets from here on are those of clients that wait for answers
@@ -175,3 +180,41 @@ def unreachable(peers: list[dict[str, Any]]) -> list[str]:
     with ThreadPoolExecutor(len(peers)) as pool:
         states = list(pool.map(lambda peer: answers(peer["address"], (int(peer["port"]), RAY_PORT)), peers))
     return [peer["name"] for peer, state in zip(peers, states) if not state]
+
+
+def proxy_problem(url: str) -> str:
+    """Return why an HTTP proxy cannot be used; empty where it answers.
+
+    It is asked for a connection to a name that nobody has. Every answer of HTTP will do but one: that it wants another
+    user or password. A proxy that searches for the name longer than this waits is there.
+
+    Args:
+        url: the proxy's, with user and password where it has them. Neither is part of what is returned.
+    """
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or PROXY_PORTS.get(parts.scheme, 80))
+    try:
+        connection = socket.create_connection(address, timeout=PROXY_TIMEOUT_S)
+    except OSError as error:
+        return f"does not answer: {error.strerror or error}"
+    with connection:
+        if parts.scheme == "https":  # TLS to the proxy itself, whose certificate the clients judge
+            return ""
+        try:
+            connection.sendall(_probe(parts.username or "", parts.password or ""))
+            answer = connection.recv(64)
+        except socket.timeout:
+            return ""
+        except OSError as error:
+            return f"does not answer: {error.strerror or error}"
+    if not answer.startswith(b"HTTP/"):
+        return "answers, but not as an HTTP proxy"
+    return "wants another user or password" if answer.split()[1:2] in PROXY_REFUSALS else ""
+
+
+def _probe(user: str, password: str) -> bytes:
+    lines = ["CONNECT modelserve.invalid:443 HTTP/1.1", "Host: modelserve.invalid:443"]
+    if user:
+        pair = f"{unquote(user)}:{unquote(password)}".encode()
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(pair).decode()}")
+    return "\r\n".join([*lines, "", ""]).encode()

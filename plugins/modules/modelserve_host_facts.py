@@ -38,6 +38,11 @@ options:
     type: list
     elements: dict
     default: []
+  proxies:
+    description: URLs of HTTP proxies that must answer this host, for O(survey).
+    type: list
+    elements: str
+    default: []
 author: modelserve
 """
 
@@ -154,6 +159,7 @@ def docker(client: str | None, info: dict[str, Any], reason: str) -> dict[str, A
         "version": str(info.get("ServerVersion", "")),
         "reason": reason,
         "unsuitable": unsuitable_docker(client, info, shutil.which("dockerd") is not None),
+        "has_proxy": bool(info.get("HttpProxy") or info.get("HttpsProxy")),
     }
 
 
@@ -193,6 +199,7 @@ def surveyed_network(module: AnsibleModule, own: list[str]) -> dict[str, Any]:
         "services": network.services(own),
         "firewalls": network.firewalls(module.run_command, shutil.which),
         "unreachable": network.unreachable(module.params["peers"]),
+        "proxy_problems": [network.proxy_problem(url) for url in module.params["proxies"]],
     }
 
 
@@ -436,6 +443,7 @@ def main() -> None:
             "survey": {"type": "bool", "default": False},
             "address": {"type": "str", "default": ""},
             "peers": {"type": "list", "elements": "dict", "default": []},
+            "proxies": {"type": "list", "elements": "str", "default": [], "no_log": True},
         },
         supports_check_mode=True,
     )

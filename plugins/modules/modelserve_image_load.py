@@ -100,7 +100,8 @@ class Store:
         self.fetched = 0
         self.directory = directory
         self._url = url
-        self._environment = dict(os.environ, RSYNC_PASSWORD=password)
+        # An empty RSYNC_PROXY is none: the host's own may be for the outside, and the store is in the cluster.
+        self._environment = dict(os.environ, RSYNC_PASSWORD=password, RSYNC_PROXY="")
         self._timeout_s = timeout_s
 
     def fetch(self, name: str, target: Path) -> None:

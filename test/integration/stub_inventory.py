@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
     # Facts of a host are in its data directory.
     "modelserve_host_facts": """
-module = AnsibleModule({name: {"type": "raw"} for name in ("home", "commands", "ports", "survey", "address", "peers")},
-                       supports_check_mode=True)
+names = ("home", "commands", "ports", "survey", "address", "peers", "proxies")
+module = AnsibleModule({name: {"type": "raw"} for name in names}, supports_check_mode=True)
 with open(module.params["home"] + "/facts.json") as stream:
     module.exit_json(changed=False, ansible_facts={"modelserve_host": json.load(stream)})
 """,
@@ -61,6 +61,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "version": "28.0.0",
             "reason": "",
             "unsuitable": "",
+            "has_proxy": False,
             "bridges": ["docker0"],
             "root": "/var/lib/docker",
             "root_free_mb": 50000,
@@ -94,6 +95,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "services": [],
             "firewalls": [],
             "unreachable": [],
+            "proxy_problems": [],
         },
     }
     for key, value in changes.items():

@@ -93,7 +93,7 @@ def test_no_installation_removes_a_package_of_the_host() -> None:
         for task in tasks_in(yaml.safe_load(path.read_text())):
             options = next((task[module] for module in INSTALLERS if module in task), None)
             if options is not None and path.parts[-3] != "nvidia":
-                assert path.relative_to(ROOT / "roles").as_posix() == "modelserve/tasks/packages.yml", path
+                assert path.relative_to(ROOT / "roles").as_posix() == "modelserve/tasks/install_packages.yml", path
                 if "ansible.builtin.apt" in task:
                     assert options["fail_on_autoremove"] is options["force_apt_get"] is True
 

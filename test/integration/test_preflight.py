@@ -24,7 +24,10 @@ SERVICES = [
 FIRST = {"images": [], "home__token_sha256": ""}
 # Each host has facts, and what its rows and the messages of its failures must hold.
 GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "h": ({}, (f"address {HEAD} ok",)),
+    "h": (
+        {"network__proxy_problems": [""]},
+        (f"address {HEAD} ok", "HTTP proxy http://proxy.example:3128 answers ok", "dockerd pulls", "DIRECT"),
+    ),
     "serving": (
         {"network__services": SERVICES},
         (
@@ -45,14 +48,24 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "bare": ({}, ("anybody who reaches the host reaches Ray, the replicas and their metrics OPEN",)),
     "one_disk": ({**FIRST, "docker__root_free_mb": 2000, "docker__root_on_home_disk": True}, ("50000 MiB free ok",)),
 }
+PROXY = "http://site:hidden@proxy.example:3128"
 SETTINGS = {
     "unwalled": {"modelserve_firewall": False},
     "bare": {"modelserve_firewall": False, "modelserve_guard_ports": False},
 }
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "h": (
-        {"distribution__id": "rocky", "distribution__like": ["rhel"], "commands__mmdebstrap": None},
-        ("h: base image: found mmdebstrap is missing. Only Debian and its kin have it",),
+        {
+            "distribution__id": "rocky",
+            "distribution__like": ["rhel"],
+            "commands__mmdebstrap": None,
+            "network__proxy_problems": ["wants another user or password"],
+        },
+        (
+            "h: base image: found mmdebstrap is missing. Only Debian and its kin have it",
+            "h: HTTP proxy http://proxy.example:3128: found wants another user or password. "
+            "Correct modelserve_http_proxy, or let h reach it",
+        ),
     ),
     "elsewhere": (
         {"network__address_is_here": False, "network__addresses": ["10.1.0.6"]},
@@ -70,8 +83,13 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str, ...]]]) -> tuple[bool, str]:
     """Return whether a cluster passes, and what Ansible printed."""
     groups = {"head": ["h"], "workers": [name for name in hosts if name != "h"]}
-    opened = [9100, {"port": "5000-5010", "protocol": "udp"}]
-    stubs = Stubs(directory, groups, {"modelserve_firewall": True, "firewall_open_ports": opened})
+    variables = {
+        "modelserve_firewall": True,
+        "firewall_open_ports": [9100, {"port": "5000-5010", "protocol": "udp"}],
+        "modelserve_http_proxy": PROXY,
+        "modelserve_base_image": "" if hosts is BAD else "debian:13",
+    }
+    stubs = Stubs(directory, groups, variables)
     for name, (changes, _) in hosts.items():
         stubs.write_facts(name, facts(**changes))
     plays = [{"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / name)} for name in PLAYS]
@@ -106,6 +124,7 @@ def test_what_is_only_shown_stops_no_run(good: tuple[bool, str]) -> None:
     assert text.count("CLOSED") == 2 and text.count("LOW") == 2 and text.count("ACTIVE") == 1
     assert text.count("OPEN") == len(SETTINGS)
     assert not re.search(r"reaches \w+ +no answer", text)
+    assert "hidden" not in text
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -13,6 +13,7 @@ import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "files" / "image"
 INDEX = "https://user:se+cret@index.example/simple"
+PROXY = "http://site:closed@proxy.example:3128"
 CHANNELS = "https://ann:hidden@conda.example/main https://plain.example/free"
 # Notes its arguments and its environment.
 RECORDER = """\
@@ -78,6 +79,23 @@ def test_docker_gets_passwords_by_its_environment(tmp_path: Path) -> None:
     assert "PUBLIC_CHANNELS=https://conda.example/main https://plain.example/free" in build
     # A step that fails leaves no container with these variables.
     assert "--force-rm" in build
+
+
+def test_the_build_s_steps_have_the_proxy_and_the_history_does_not(tmp_path: Path) -> None:
+    shutil.copytree(SOURCES, tmp_path / "files" / "image")
+    (tmp_path / "files" / "modelserve").mkdir()
+    commands = Recorder(tmp_path / "bin")
+    commands.add("docker")
+    variables = {"http_proxy": PROXY, "HTTP_PROXY": PROXY, "no_proxy": "localhost", "NO_PROXY": "localhost"}
+    script = tmp_path / "files" / "image" / "build.sh"
+    result = run(script, commands.directory, "modelserve:1", BASE_IMAGE="debian:13", **variables)
+    assert result.returncode == 0, result.stderr
+    ((build, environment),) = [call for call in commands.calls() if call[0][1] == "build"]
+    # Names alone: Docker takes the values from its environment, and these names stay out of every history.
+    arguments = [build[number + 1] for number, word in enumerate(build) if word == "--build-arg"]
+    assert set(variables) <= set(arguments) and "HTTPS_PROXY" not in arguments
+    assert environment["http_proxy"] == PROXY
+    assert "closed" not in " ".join(build) + result.stdout + result.stderr
 
 
 MIRROR = "https://ann:se+cret@mirror.example:8443/debian"

@@ -119,6 +119,16 @@ VALUES: list[tuple[str, Any, bool]] = [
     ("modelserve_gateway_bind", ["eth0"], False),
     ("modelserve_extra_mounts", ["/data:/data:ro"], True),
     ("modelserve_extra_mounts", ["data"], False),
+    ("modelserve_http_proxy", "http://proxy.example:3128", True),
+    ("modelserve_http_proxy", "http://site:p%40ss@10.0.0.1:3128/", True),
+    ("modelserve_https_proxy", "http://[fd00::1]:3128", True),
+    ("modelserve_https_proxy", "", True),
+    ("modelserve_http_proxy", "proxy.example:3128", False),
+    ("modelserve_http_proxy", "http://proxy.example: 3128", False),
+    ("modelserve_https_proxy", "socks5://proxy.example:1080", False),
+    ("modelserve_no_proxy", [".corp.example", "10.0.0.0/8", "fd00::1", "*.example"], True),
+    ("modelserve_no_proxy", ["a.example,b.example"], False),
+    ("modelserve_no_proxy", ["http://a.example"], False),
     ("firewall_open_ports", [9100, "9101", {"port": "5000-5010", "protocol": "udp", "from": ["10.0.0.0/8"]}], True),
     ("firewall_open_ports", [{"port": 9100, "form": ["10.0.5.7"]}], False),
     ("firewall_open_ports", [{"port": 9100, "from": ["monitor"]}], False),
@@ -135,6 +145,12 @@ def test_a_setting_of_another_form_is_named_with_how_to_write_it(setting: str, v
     assert all(line.startswith(f"h: {setting} is ") and ": write " in line for line in lines)
 
 
+@pytest.mark.parametrize("url", ["site:hid#den@proxy.example:3128", "http://site:hid@den@proxy.example:3128"])
+def test_a_malformed_proxy_is_named_without_its_password(url: str) -> None:
+    (line,) = problems({"head": ["h"]}, {"h": {"modelserve_http_proxy": url}})
+    assert line.startswith("h: modelserve_http_proxy is '...@proxy.example:3128': write http://HOST:PORT"), line
+
+
 def test_what_decides_a_run_is_not_the_inventory_s() -> None:
     assert problems({"head": ["h"]}, {"h": {"image_tag": "v1"}}) == [], "of the site's own"
     (line,) = problems({"head": ["h"]}, {"h": {"modelserve_image_tag": "site:1"}})
@@ -145,7 +161,9 @@ def test_what_decides_a_run_is_not_the_inventory_s() -> None:
 def test_the_settings_that_are_checked_exist_and_their_defaults_are_valid() -> None:
     for role in ("modelserve", "firewall"):
         defaults = yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text())
-        checked = {name: default for name, default in defaults.items() if name in LOOKUP.SETTINGS}
+        checked = {
+            name: default for name, default in defaults.items() if name in LOOKUP.SETTINGS and "{{" not in str(default)
+        }
         assert checked
         for name, default in checked.items():
             assert LOOKUP.SETTINGS[name][0](default), name

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,10 @@ class Container:
             "MODELSERVE_IMAGE": "modelserve:1",
         }
 
+    def set_variables(self, variables: Mapping[str, str]) -> None:
+        """Give the container more environment variables."""
+        self._environment.update(variables)
+
     def run(self, role: str, ray: str = "true", name: str = "") -> list[str]:
         """Run until Ray, and what outlives its start, have ended; returns the lines that were said."""
         script = self._root / "ray"
@@ -170,6 +174,20 @@ def test_the_container_becomes_ray(container: dict[str, Container], raylet: Site
     assert ("RAY_gcs_storage=rocksdb" in lines) is (role == "head")
     # The newest sessions' logs are kept, the older ones do not fill the disk.
     assert sorted((home / "ray").iterdir()) == sessions[-2:]
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_ray_has_no_proxy_of_the_image_s(
+    container: dict[str, Container], raylet: Site, closed_port: int, role: str
+) -> None:
+    """The worker has none either while it fetches its content from the head's store."""
+    publish(container["head"].home, "Echo")
+    raylet.answers = {"/api/local_raylet_healthz": (200, b"")}
+    proxy = f"127.0.0.1:{closed_port}"
+    names = ("http_proxy", "HTTPS_PROXY", "all_proxy", "grpc_proxy", "no_proxy")
+    container[role].set_variables({**dict.fromkeys(names, f"http://{proxy}"), "RSYNC_PROXY": proxy})
+    variables = {line.partition("=")[0] for line in container[role].run(role)}
+    assert "RAY_AUTH_MODE" in variables and variables.isdisjoint({*names, "RSYNC_PROXY"})
 
 
 def test_a_head_says_what_it_runs_and_forgets_nothing(container: dict[str, Container]) -> None:

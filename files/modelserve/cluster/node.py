@@ -17,6 +17,7 @@ from modelserve.store.manifest import NAME, Manifest, Versions
 from modelserve.store.store import Store
 from modelserve.util.endpoints import endpoint
 from modelserve.util.files import write_atomically
+from modelserve.util.proxies import without_proxies
 
 KEPT_SESSIONS = 2
 
@@ -71,7 +72,8 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         UserError: Ray uses TLS, and the node's certificate is missing.
     """
     home = settings.home
-    environment = {**os.environ, **node_environment(role, settings)}
+    # A proxy of the image's would stand between Ray's processes, and be every replica's.
+    environment = {**without_proxies(os.environ), **node_environment(role, settings)}
     if environment.get("RAY_USE_TLS") == "1":
         _require_certificate(role, settings, options.get("node_ip", ""))
     if role == "head":

@@ -18,6 +18,7 @@ from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
 from modelserve.util import clock
+from modelserve.util.proxies import proxied
 
 Progress = Callable[[str], None]
 
@@ -80,7 +81,8 @@ class EnvironmentBuilder:
             await rattler.install(records, environment.path, cache_dir=cache, show_progress=False)
 
         try:
-            asyncio.run(install())
+            with proxied(self._settings.proxy_environment):
+                asyncio.run(install())
         except Exception as error:  # rattler's errors have no common base
             lines = [line.strip(" │├└─\t") for line in str(error).splitlines() if line.strip()]
             message = "conda packages are not available: " + "; ".join(lines)[:500]
@@ -91,11 +93,12 @@ class EnvironmentBuilder:
         lock = environment.path / "requirements.lock"
         lock.write_text(environment.lock)
         command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment)), "-r", str(lock)]
-        result = uv.run(command, self._settings.index_url, self._store)
+        result = uv.run(command, self._settings, self._store)
         if result.returncode != 0:
+            file = f"algopkg/{environment.name}/requirements.txt"
             message = "packages cannot be installed: " + uv.one_line(result.stderr)
             fix = "Pin versions that have a wheel for this Python, or check the package index"
-            raise UserError(Problem(message, fix, f"algopkg/{environment.name}/requirements.txt"))
+            raise UserError(uv.unreachable(result.stderr, self._settings, file) or Problem(message, fix, file))
 
 
 def _verified_record(environment: Environment) -> dict[str, object]:

@@ -105,9 +105,9 @@ class EnvironmentResolver:
                 inputs.append(str(package / "requirements.txt"))
             command = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"]
             command += ["--no-python-downloads", "--python", sys.executable, "--output-file", str(output), *inputs]
-            result = uv.run(command, self._settings.index_url, self._store)
+            result = uv.run(command, self._settings, self._store)
             if result.returncode != 0:
-                raise UserError(resolution_problem(name, result.stderr, pins))
+                raise UserError(resolution_problem(name, result.stderr, pins, self._settings))
             return output.read_text()
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -118,15 +118,18 @@ def pinned(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
 
 
-def resolution_problem(name: str, stderr: str, pins: dict[str, str]) -> Problem:
+def resolution_problem(name: str, stderr: str, pins: dict[str, str], settings: Settings) -> Problem:
     """Return why uv cannot resolve the requirements of a package.
 
     Args:
         name: the package's name.
         stderr: uv's explanation.
         pins: the versions of the base lock.
+        settings: name the package index and the proxy before it.
     """
     file = f"algopkg/{name}/requirements.txt"
+    if unreachable := uv.unreachable(stderr, settings, file):
+        return unreachable
     text = uv.one_line(stderr)
     for package in CLUSTER_PACKAGES:
         versions = re.findall(rf"\b{package}(?:\[[\w,]*\])?([=<>!~]=?[\w.*]+)", text)

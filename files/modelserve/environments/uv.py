@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from modelserve.errors import Problem
+from modelserve.settings import Settings
 from modelserve.store.store import Store
+from modelserve.util.proxies import without_proxies
 
 IMAGE_PREFIX = Path("/opt/venv")
 
 
-def run(arguments: Sequence[str], index_url: str, store: Store) -> subprocess.CompletedProcess[str]:
+def run(arguments: Sequence[str], settings: Settings, store: Store) -> subprocess.CompletedProcess[str]:
     """Run uv with its cache in the store, so that environments share files by hard links.
 
     Args:
         arguments: uv's.
-        index_url: the package index; empty takes uv's default.
+        settings: say where packages come from, and through which proxy.
         store: the store with the cache.
 
     Returns:
@@ -25,10 +30,35 @@ def run(arguments: Sequence[str], index_url: str, store: Store) -> subprocess.Co
     """
     environment = {**os.environ, "UV_CACHE_DIR": str(store.root / "cache" / "uv"), "UV_NO_PROGRESS": "1"}
     environment["UV_LINK_MODE"] = "hardlink"
-    if index_url:  # not on the command line, which every user of the host can read: it may hold a password
-        environment["UV_DEFAULT_INDEX"] = index_url
+    # Not on the command line, which every user of the host can read: index and proxy may hold a password.
+    if settings.index_url:
+        environment["UV_DEFAULT_INDEX"] = settings.index_url
+    if settings.proxy_environment:
+        environment = {**without_proxies(environment), **settings.proxy_environment}
     command = [str(IMAGE_PREFIX / "bin" / "uv"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def unreachable(text: str, settings: Settings, file: str) -> Problem | None:
+    """Return that no package index is reached, with the proxy between; None where uv failed for another reason.
+
+    Args:
+        text: uv's explanation.
+        settings: name the index and the proxy.
+        file: what the problem is about.
+    """
+    if "error sending request" not in text:
+        return None
+    causes = re.findall(r"^\W*(?:cause|Caused by): (.+)", text, re.MULTILINE) or [one_line(text)]
+    cause = ": ".join(dict.fromkeys((causes[0], causes[-1])))
+    name = "http_proxy" if settings.index_url.startswith("http://") else "https_proxy"
+    proxy = settings.proxy_environment.get(name, "")
+    if not proxy:
+        fix = "Check modelserve_python_index; where the head has no direct route, set modelserve_http_proxy"
+        return Problem(f"the package index is not reachable: {cause}", fix, file)
+    through = f"through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
+    fix = f"Correct modelserve_{name}, or let the head reach it"
+    return Problem(f"the package index is not reachable {through}: {cause}", fix, file)
 
 
 def one_line(text: str) -> str:

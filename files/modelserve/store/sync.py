@@ -26,6 +26,7 @@ from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
 from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
+from modelserve.util.proxies import without_proxies
 
 Progress = Callable[[str], None]
 STALL_S = 60
@@ -191,7 +192,7 @@ class StoreClient:
         url = f"rsync://{USER}@{endpoint(self._head, PORT)}/{module}/{source}"
         command = ["rsync", "--recursive", "--links", "--perms", "--times", "--partial", f"--timeout={STALL_S}"]
         command += [f"--contimeout={CONNECT_S}", *options, url, str(target)]
-        environment = {**os.environ, "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
+        environment = {**without_proxies(os.environ), "RSYNC_PASSWORD": self._settings.token_file.read_text().strip()}
         attempts = Attempts(self._settings.fetch_timeout_s, self._outage_s)
         while True:
             result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
