@@ -90,6 +90,7 @@ HOSTS = {
         variables={"modelserve_gpu_access": "cdi"},
         node=("1", CDI),
     ),
+    "cold": Host(gpus=1, pci=1, driver="550.1", persistent=False, runtimes=NVIDIA_RUNTIME, node=("1", RUNTIME)),
     "mig": Host(
         gpus=3,
         pci=3,
@@ -210,10 +211,12 @@ def write_smi(path: Path, host: Host) -> None:
             f"  MIG 1g.5gb      Device  {number}: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb{index}{number})"
             for number in range(instances or 0)
         ]
+    asked = path.parents[1] / "smi.asked"
     query = "--query-gpu=index,mig.mode.current,persistence_mode,name --format=csv,noheader"
     answers = {query: rows, "-L": listed}
     cases = [f'"{arguments}") printf "%s\\n" {shlex.join(lines)};;' for arguments, lines in answers.items()]
-    command(path, f'case "$*" in {" ".join(cases)} *) echo "Invalid: $*"; exit 2;; esac')
+    cases.append('"--persistence-mode=1") ;;')
+    command(path, f'echo "$*" >>"{asked}"; case "$*" in {" ".join(cases)} *) echo "Invalid: $*"; exit 2;; esac')
 
 
 def build(folder: Path, host: Host) -> None:
@@ -256,8 +259,8 @@ class Ran:
     nodes: dict[str, dict[str, object]]
 
 
-def play(folder: Path, names: list[str]) -> Ran:
-    """Run the role on the hosts called ``names``, all at once."""
+def play(folder: Path, names: list[str], **variables: object) -> Ran:
+    """Run the role on the hosts called ``names``, all at once, with ``variables``."""
     text = GPU.read_text()
     for line, replacement in PATHS.items():
         assert f"\n{line}\n" in text
@@ -273,7 +276,7 @@ def play(folder: Path, names: list[str]) -> Ran:
     playbook = {
         "hosts": "all",
         "roles": ["modelserve", "host_facts", "nvidia"],
-        "vars": {"modelserve_home": str(folder / "home")},
+        "vars": {"modelserve_home": str(folder / "home")} | variables,
         "environment": {"PATH": "{{ test_folder }}/bin:/usr/bin:/bin", "TEST_FOLDER": "{{ test_folder }}"},
         "tasks": [
             {"ansible.builtin.include_vars": str(ROOT / "roles" / "ray_node" / "vars" / "main.yml")},
@@ -350,6 +353,13 @@ def test_docker_is_asked_no_more_on_a_host_with_gpus(good: Ran) -> None:
 def test_the_node_gets_what_ray_can_hand_out_in_the_host_s_way(good: Ran, name: str) -> None:
     gpus, devices = HOSTS[name].node or ("", [])
     assert good.nodes[name] == {"gpus": gpus, "devices": devices}
+
+
+@pytest.mark.long
+def test_persistence_mode_is_switched_on_where_it_is_asked_for(tmp_path: Path) -> None:
+    ran = play(tmp_path, ["cold"], nvidia_persistence=True)
+    assert (ran.code, ran.stats["cold"]["changed"]) == (0, 1)
+    assert (tmp_path / "cold" / "smi.asked").read_text().splitlines()[-1] == "--persistence-mode=1"
 
 
 def test_hosts_that_cannot_stop_the_play(bad: Ran) -> None:

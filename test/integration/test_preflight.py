@@ -24,7 +24,10 @@ SERVICES = [
 FIRST = {"images": [], "home__token_sha256": ""}
 # Each host has facts, and what its rows and the messages of its failures must hold.
 GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "h": ({}, (f"address {HEAD} ok",)),
+    "h": (
+        {"gpus": ["A100 MIG 1g.5gb"] * 2, "nvidia__mig_instances": 2},
+        (f"address {HEAD} ok", "GPUs 0.0 asked for, 3 there (2 of them MIG instances) ok"),
+    ),
     "serving": (
         {"network__services": SERVICES},
         (
@@ -39,6 +42,11 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "full": ({"disk_free_mb": 10}, ("10 MiB free: builds and deploys may fail for want of space LOW",)),
     "full_docker": ({"docker__root_free_mb": 0}, ("disk at /var/lib/docker 0 MiB free: builds and deploys",)),
     "one_disk": ({**FIRST, "docker__root_free_mb": 2000, "docker__root_on_home_disk": True}, ("50000 MiB free ok",)),
+    "cold": (
+        {"nvidia__persistence_off": [0, 1]},
+        ("persistence mode off on GPU 0, 1: the first use", "enable --now nvidia-persistenced' switches it on", "OFF"),
+    ),
+    "limited": ({"nvidia__mig_empty": [1]}, ("GPU 1 in MIG mode without an instance: Ray cannot hand it out UNUSED",)),
 }
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "elsewhere": (
@@ -46,6 +54,14 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         (f"elsewhere: address: found {WORKER}, not on this host, which has 10.1.0.6. Set modelserve_node_ip",),
     ),
     "apart": ({"network__unreachable": ["h"]}, (f"apart: reaches h: found no answer from {HEAD}. Let apart reach h",)),
+    "mig": (
+        {"nvidia__mig_empty": [1]},
+        (
+            "mig: GPU 1: found in MIG mode without an instance",
+            "'nvidia-smi mig -i 1 -cgi PROFILES -C'",
+            "'nvidia-smi -i 1 -mig 0'",
+        ),
+    ),
     "first": ({**FIRST, "disk_free_mb": 5900}, ("found 5900 MiB free. At least 6000 MiB are needed",)),
     "first_docker": (
         {**FIRST, "docker__root_free_mb": 2000},
@@ -63,8 +79,11 @@ def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str,
         stubs.write_facts(name, facts(**changes))
     plays = [{"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / name)} for name in PLAYS]
     (directory / "preflight.yml").write_text(json.dumps(plays))
-    addresses = {name: {"modelserve_node_ip": HEAD if name == "h" else WORKER} for name in hosts}
-    extra = {"modelserve_project": str(ROOT), "modelserve_source": str(ROOT), "modelserve_gpus": 4}
+    addresses: dict[str, dict[str, Any]] = {
+        name: {"modelserve_node_ip": HEAD if name == "h" else WORKER} for name in hosts
+    }
+    addresses.setdefault("limited", {})["modelserve_gpus"] = 1
+    extra = {"modelserve_project": str(ROOT), "modelserve_source": str(ROOT)}
     result = stubs.run(str(directory / "preflight.yml"), "-e", json.dumps(extra), of_hosts=addresses)
     assert "Checks of" in result.stdout, words(result)
     return result.returncode == 0, result.stdout
