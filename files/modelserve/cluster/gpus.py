@@ -71,7 +71,7 @@ def require_access() -> None:
             raise UserError(
                 f"this container lost its GPUs: {CONTROL_DEVICE} is not permitted any more, as after a "
                 "'systemctl daemon-reload' on the host",
-                "Restart the node: playbooks/restart.yml with --limit; docs/troubleshooting.md prevents it",
+                "Restart the node with playbooks/restart.yml --limit; docs/troubleshooting.md says how to prevent it",
             ) from None
 
 
