@@ -170,7 +170,7 @@ def _row(name: str, address: str, node: dict[str, Any] | None, replicas: Mapping
         "address": node["node_ip"] if node else address,
         "state": state,
         "gpus": node["resources_total"].get("GPU", 0) if node else 0,
-        "mig": bool(node) and (node["labels"] or {}).get(GPU_LABEL) == MIG,
+        "mig": node is not None and (node["labels"] or {}).get(GPU_LABEL) == MIG,
         "replicas": len(placed),
         "algorithms": sorted(set(placed)),
     }
