@@ -22,6 +22,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from modelserve.gateway import config, targets
 from modelserve.serve import environment, status
@@ -143,6 +144,17 @@ def start_options() -> Iterator[str]:
     words = {word for role in ("head", "worker") for word in start_command(role, Path("/home"), **more)[2:]}
     for option in sorted({word.partition("=")[0] for word in words} - known):
         yield f"'ray start' has no option {option}"
+
+
+def gpus() -> Iterator[str]:
+    """Ray hands out the entries of its own CUDA_VISIBLE_DEVICES: MIG instances have no numbers."""
+    manager = importlib.import_module("ray._private.accelerators.nvidia_gpu").NvidiaGPUAcceleratorManager
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="MIG-1,GPU-2"):
+        identifiers = manager.get_current_process_visible_accelerator_ids()
+    if identifiers != ["MIG-1", "GPU-2"]:
+        yield f"Ray makes {identifiers} of CUDA_VISIBLE_DEVICES=MIG-1,GPU-2"
+    if "original_visible_accelerator_ids" not in (_root("ray") / "_private" / "worker.py").read_text():
+        yield "Ray's worker.py has no original_visible_accelerator_ids"
 
 
 def headers() -> Iterator[str]:
@@ -331,6 +343,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     switches,
     core_switches,
     start_options,
+    gpus,
     headers,
     document,
     details,

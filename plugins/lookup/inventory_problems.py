@@ -90,6 +90,7 @@ PROXY = (
 # What a setting must be, and how to write it. A wrong type is found by its argument specification.
 SETTINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "modelserve_gpus": (matches(r"auto|none|\d+"), "write auto, none or a number"),
+    "modelserve_gpu_access": (matches(r"auto|runtime|cdi"), "write auto, runtime or cdi"),
     "modelserve_home": (
         matches(r"/[^\s:]+"),
         "write an absolute path without spaces and colons, such as /opt/modelserve",

@@ -239,7 +239,9 @@ class Host:
         self.states["states/memory.txt"] = read("/proc/meminfo")
         self.states["states/ports.txt"] = listeners()
         if shutil.which("nvidia-smi"):
-            self.states["states/nvidia-smi.txt"] = report(["nvidia-smi"], ["nvidia-smi", "-L"])
+            self.states["states/nvidia-smi.txt"] = report(
+                ["nvidia-smi"], ["nvidia-smi", "-L"], ["nvidia-ctk", "cdi", "list"]
+            )
         if os.path.isdir("/run/systemd/system") and shutil.which("journalctl"):
             self.states["states/docker-journal.txt"] = end_of(
                 report(["journalctl", "--unit", "docker", "--lines", LINES, "--no-pager", "--utc"]), self.limit
@@ -370,6 +372,7 @@ class Host:
         for container in self.containers:
             state = container["State"]
             health = (state.get("Health") or {}).get("Status", "")
+            health += f": {reason_of_health(state)}" if health == "unhealthy" else ""
             shown = state.get("Status", "?") + (f" ({health})" if health else "")
             restarts = container.get("RestartCount", 0)
             shown += f", {restarts} restarts" if restarts else ""
@@ -470,6 +473,12 @@ def reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[len("error: ") :] for line in lines if line.startswith("error: ")]
     return (errors or lines or ["no output"])[-1][:200]
+
+
+def reason_of_health(state: dict[str, Any]) -> str:
+    """Return what the last health check of a container printed, from its ``State`` as Docker inspects it."""
+    log = (state.get("Health") or {}).get("Log") or [{}]
+    return reason(str(log[-1].get("Output") or ""))
 
 
 def served(text: str) -> list[dict[str, Any]] | None:

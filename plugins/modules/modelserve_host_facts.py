@@ -75,13 +75,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 try:  # from the installed collection
+    from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_gpu as gpu
     from ansible_collections.modelserve.modelserve.plugins.module_utils import modelserve_network as network
 except ImportError:
+    from ansible.module_utils import modelserve_gpu as gpu
     from ansible.module_utils import modelserve_network as network
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see include/net/tcp_states.h
-SYS = "/sys"
 ROOT = "/"
 
 
@@ -203,14 +204,6 @@ def surveyed_network(module: AnsibleModule, own: list[str]) -> dict[str, Any]:
     }
 
 
-def gpus(module: AnsibleModule) -> list[str]:
-    """Names of the GPUs that the driver shows."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    code, out, _ = module.run_command(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    return [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
-
-
 def content(path: str) -> str:
     """What a small file holds, or nothing when it is not there."""
     try:
@@ -218,38 +211,6 @@ def content(path: str) -> str:
             return stream.read().strip()
     except OSError:
         return ""
-
-
-def nvidia(module: AnsibleModule, names: list[str], info: dict[str, Any]) -> dict[str, Any]:
-    """What stands between Docker and NVIDIA's GPUs: devices, driver, toolkit, and the runtime in Docker."""
-    devices = [os.path.dirname(path) for path in glob.glob(SYS + "/bus/pci/devices/*/vendor")]
-    devices = [path for path in devices if content(path + "/vendor") == "0x10de"]
-    devices = [path for path in devices if content(path + "/class").startswith("0x03")]  # displays and accelerators
-    found = {
-        # A device that is handed to a virtual machine is none of this host's.
-        "pci": len([path for path in devices if not os.path.realpath(path + "/driver").endswith("/vfio-pci")]),
-        "smi": shutil.which("nvidia-smi"),
-        "error": "",
-        "gpus": len(names),
-        "driver": content(SYS + "/module/nvidia/version"),
-        "toolkit": "",
-        "runtime": False,
-    }
-    if found["smi"] and not names:
-        code, out, err = module.run_command([found["smi"], "--query-gpu=name", "--format=csv,noheader"])
-        if code != 0:
-            found["error"] = " ".join((out + " " + err).split()) or "exit status {0}".format(code)
-    if not found["smi"] and not found["pci"]:
-        return found
-    if shutil.which("nvidia-ctk"):
-        code, out, _ = module.run_command(["nvidia-ctk", "--version"])
-        found["toolkit"] = (out.splitlines() or [""])[0].split(" ")[-1] if code == 0 else ""
-    # Directories of device specifications are named only by a Docker that reads them.
-    specs = [path for folder in info.get("CDISpecDirs") or [] for path in glob.glob(folder + "/*")]
-    found["runtime"] = "nvidia" in (info.get("Runtimes") or {}) or any(
-        "nvidia.com/gpu" in content(path) for path in specs
-    )
-    return found
 
 
 # Where a site adds certificates to the system's: on Debian and its kin, and on Red Hat's family (files in PEM format).
@@ -453,7 +414,7 @@ def main() -> None:
     made = containers(module, engine["client"]) if engine["reachable"] else {}
     own = [container["id"] for container in made.values()]
     engine["bridges"] = network.docker_bridges(network.bridges(), module.run_command, engine["client"])
-    names = gpus(module)
+    cards, gpu_error = gpu.cards(module.run_command, shutil.which("nvidia-smi"))
     facts = {
         "distribution": distribution(),
         "systemd": os.path.isdir("/run/systemd/system"),
@@ -464,8 +425,8 @@ def main() -> None:
         "commands": {name: shutil.which(name) for name in module.params["commands"]},
         "memory_mb": memory_mb(),
         "disk_free_mb": disk_free_mb(module.params["home"]),
-        "gpus": names,
-        "nvidia": nvidia(module, names, info),
+        "gpus": gpu.devices(cards),
+        "nvidia": gpu.facts(module.run_command, cards, gpu_error, info),
         "certificates": certificates(),
         "containers": made,
         "former_token": with_former_token(module, client, made, module.params["home"]) if client else [],

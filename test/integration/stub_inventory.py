@@ -75,6 +75,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "memory_mb": 64000,
         "disk_free_mb": 50000,
         "gpus": [],
+        "nvidia": {"gpus": 0, "mig_instances": 0, "mig_empty": [], "persistence_off": [], "ways": []},
         "certificates": {},
         "containers": {},
         "images": ["modelserve:0"],

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
-import ansible.module_utils
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
-FACTS = ROOT / "plugins" / "modules" / "modelserve_host_facts.py"
+GPU = ROOT / "plugins" / "module_utils" / "modelserve_gpu.py"
+# What the helper reads on a real host, and where it is in a made-up one.
+PATHS = {
+    'SYS = "/sys"': 'SYS = os.environ["TEST_FOLDER"] + "/sys"',
+    'CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")': 'CDI_DIRECTORIES = (os.environ["TEST_FOLDER"] + "/etc/cdi",)',
+}
+RUNTIME = [{"driver": "", "count": -1, "capabilities": [["gpu"]]}]
+CDI = [{"driver": "cdi", "count": 0, "device_ids": ["nvidia.com/gpu=all"]}]
+NODE = {"gpus": "{{ __ray_node_gpus | string }}", "devices": "{{ __ray_node_gpu_devices }}"}
+# As 'nvidia-ctk cdi generate' writes it.
+SPECIFICATION = """---
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+    - name: "0"
+      containerEdits:
+        deviceNodes:
+            - path: /dev/nvidia0
+    - name: all
+      containerEdits:
+        deviceNodes:
+            - path: /dev/nvidia0
+containerEdits:
+    deviceNodes:
+        - path: /dev/nvidiactl
+"""
 MISMATCH = "Failed to initialize NVML: Driver/library version mismatch"
 NVIDIA_RUNTIME = {"runc": {"path": "runc"}, "nvidia": {"path": "nvidia-container-runtime"}}
 
@@ -31,10 +53,15 @@ class Host:
     pci: int = 0
     driver: str = ""
     toolkit: str = ""
+    docker: str = "28.0.0"
+    persistent: bool = True
+    mig: tuple[int | None, ...] = ()  # of each GPU: the number of its MIG instances; None: it is not in MIG mode
     runtimes: dict[str, object] = field(default_factory=lambda: {"runc": {"path": "runc"}})
-    cdi: bool = False
+    cdi: bool = False  # Docker reads a directory with a CDI specification
+    unread: bool = False  # there is one in a directory that Docker does not read
     variables: dict[str, object] = field(default_factory=dict)
     says: tuple[str, ...] = ()
+    node: tuple[str, list[dict[str, object]]] | None = None  # GPUs of the Ray node, and what its container requests
 
 
 HOSTS = {
@@ -50,8 +77,38 @@ HOSTS = {
         runtimes=NVIDIA_RUNTIME,
         variables={"nvidia_expected_gpus": 2, "modelserve_gpus": 2},
     ),
-    "well_unasked": Host(gpus=1, pci=1, driver="550.1", runtimes=NVIDIA_RUNTIME),
-    "well_cdi": Host(gpus=1, pci=1, driver="550.1", cdi=True, variables={"nvidia_install_toolkit": True}),
+    "well_unasked": Host(gpus=1, pci=1, driver="550.1", runtimes=NVIDIA_RUNTIME, node=("1", RUNTIME)),
+    "well_cdi": Host(
+        gpus=1, pci=1, driver="550.1", cdi=True, variables={"nvidia_install_toolkit": True}, node=("1", CDI)
+    ),
+    "well_cdi_asked": Host(
+        gpus=1,
+        pci=1,
+        driver="550.1",
+        runtimes=NVIDIA_RUNTIME,
+        cdi=True,
+        variables={"modelserve_gpu_access": "cdi"},
+        node=("1", CDI),
+    ),
+    "cold": Host(gpus=1, pci=1, driver="550.1", persistent=False, runtimes=NVIDIA_RUNTIME, node=("1", RUNTIME)),
+    "mig": Host(
+        gpus=3,
+        pci=3,
+        driver="550.1",
+        runtimes=NVIDIA_RUNTIME,
+        mig=(2, None, 0),
+        variables={"nvidia_expected_gpus": 3},
+        node=("3", RUNTIME),
+    ),
+    "mig_limited": Host(
+        gpus=1,
+        pci=1,
+        driver="550.1",
+        runtimes=NVIDIA_RUNTIME,
+        mig=(7,),
+        variables={"modelserve_gpus": 4},
+        node=("4", RUNTIME),
+    ),
     "absent": Host(
         variables={"nvidia_expected_gpus": 2},
         says=("nvidia_expected_gpus is 2", "shows 0", "no nvidia-smi", "nvidia_install_driver"),
@@ -87,6 +144,35 @@ HOSTS = {
             "nvidia-ctk runtime configure",
         ),
     ),
+    "cdi_unread": Host(
+        gpus=1,
+        pci=1,
+        driver="550.1",
+        docker="27.5.1",
+        unread=True,
+        says=("/etc/cdi/nvidia.yaml", '"features": {"cdi": true} into /etc/docker/daemon.json', "restart Docker"),
+    ),
+    "cdi_unknown": Host(
+        gpus=1, pci=1, driver="550.1", docker="24.0.7", unread=True, says=("Docker 24.0.7 has no CDI", "25 or later")
+    ),
+    "cdi_asked": Host(
+        gpus=1,
+        pci=1,
+        driver="550.1",
+        toolkit="1.17.8",
+        runtimes=NVIDIA_RUNTIME,
+        variables={"modelserve_gpu_access": "cdi"},
+        says=("by CDI", "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml", "modelserve_gpu_access to auto"),
+    ),
+    "runtime_asked": Host(
+        gpus=1,
+        pci=1,
+        driver="550.1",
+        toolkit="1.17.8",
+        cdi=True,
+        variables={"modelserve_gpu_access": "runtime"},
+        says=("it has no runtime nvidia", "nvidia-ctk runtime configure --runtime=docker"),
+    ),
     "no_repository": Host(
         gpus=1,
         pci=1,
@@ -104,6 +190,35 @@ def command(path: Path, lines: str) -> None:
     path.chmod(0o755)
 
 
+def write_specification(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(SPECIFICATION)
+
+
+def write_smi(path: Path, host: Host) -> None:
+    """Write a stub that answers the queries of the facts as nvidia-smi does."""
+    if host.error:
+        command(path, f'echo "{host.error}"; exit 18')
+        return
+    rows, listed = [], []
+    for index in range(host.gpus or 0):
+        instances = host.mig[index] if host.mig else None
+        name = "NVIDIA A100-SXM4-40GB" if host.mig else "NVIDIA L4"
+        mode = "[N/A]" if not host.mig else "Disabled" if instances is None else "Enabled"
+        rows.append(f"{index}, {mode}, {'Enabled' if host.persistent else 'Disabled'}, {name}")
+        listed.append(f"GPU {index}: {name} (UUID: GPU-8eaaebb8-bb64-8489-fda2-62256e82198{index})")
+        listed += [
+            f"  MIG 1g.5gb      Device  {number}: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb{index}{number})"
+            for number in range(instances or 0)
+        ]
+    asked = path.parents[1] / "smi.asked"
+    query = "--query-gpu=index,mig.mode.current,persistence_mode,name --format=csv,noheader"
+    answers = {query: rows, "-L": listed}
+    cases = [f'"{arguments}") printf "%s\\n" {shlex.join(lines)};;' for arguments, lines in answers.items()]
+    cases.append('"--persistence-mode=1") ;;')
+    command(path, f'echo "$*" >>"{asked}"; case "$*" in {" ".join(cases)} *) echo "Invalid: $*"; exit 2;; esac')
+
+
 def build(folder: Path, host: Host) -> None:
     """A directory ``bin`` to put first on PATH, and one to read in place of /sys."""
     commands, system = folder / "bin", folder / "sys"
@@ -117,15 +232,15 @@ def build(folder: Path, host: Host) -> None:
         (system / "module" / "nvidia").mkdir(parents=True)
         (system / "module" / "nvidia" / "version").write_text(host.driver + "\n")
     if host.gpus is not None:
-        rows = "\n".join(["echo 'NVIDIA L4'"] * host.gpus)
-        command(commands / "nvidia-smi", f'echo "{host.error}"; exit 18' if host.error else rows)
+        write_smi(commands / "nvidia-smi", host)
     if host.toolkit:
         command(commands / "nvidia-ctk", f"echo NVIDIA Container Toolkit CLI version {host.toolkit}")
-    info: dict[str, object] = {"ServerVersion": "28.0.0", "Runtimes": host.runtimes, "CDISpecDirs": None}
+    info: dict[str, object] = {"ServerVersion": host.docker, "Runtimes": host.runtimes, "CDISpecDirs": None}
     if host.cdi:
-        (folder / "cdi").mkdir()
-        (folder / "cdi" / "nvidia.yaml").write_text("kind: nvidia.com/gpu\n")
+        write_specification(folder / "cdi" / "nvidia.yaml")
         info["CDISpecDirs"] = [str(folder / "none"), str(folder / "cdi")]
+    if host.unread:
+        write_specification(folder / "etc" / "cdi" / "nvidia.yaml")
     (folder / "info.json").write_text(json.dumps(info))
     command(
         commands / "docker",
@@ -135,20 +250,23 @@ def build(folder: Path, host: Host) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """What Ansible left: its exit status, each host's counters, and what failed tasks said."""
+    """What Ansible left: its exit status, each host's counters, what failed tasks said, and what a node would get."""
 
     code: int
     folder: Path
     stats: dict[str, dict[str, int]]
     messages: dict[str, str]
+    nodes: dict[str, dict[str, object]]
 
 
-def play(folder: Path, names: list[str]) -> Ran:
-    """Run the role on the hosts called ``names``, all at once."""
-    text = FACTS.read_text()
-    assert '\nSYS = "/sys"\n' in text
-    (folder / "library").mkdir()
-    (folder / "library" / FACTS.name).write_text(text.replace('\nSYS = "/sys"\n', '\nSYS = os.environ["TEST_SYS"]\n'))
+def play(folder: Path, names: list[str], **variables: object) -> Ran:
+    """Run the role on the hosts called ``names``, all at once, with ``variables``."""
+    text = GPU.read_text()
+    for line, replacement in PATHS.items():
+        assert f"\n{line}\n" in text
+        text = text.replace(f"\n{line}\n", f"\n{replacement}\n")
+    (folder / "helpers").mkdir()
+    (folder / "helpers" / GPU.name).write_text(text)
     inventory = {}
     for name in names:
         build(folder / name, HOSTS[name])
@@ -158,15 +276,19 @@ def play(folder: Path, names: list[str]) -> Ran:
     playbook = {
         "hosts": "all",
         "roles": ["modelserve", "host_facts", "nvidia"],
-        "vars": {"modelserve_home": str(folder / "home")},
-        "environment": {"PATH": "{{ test_folder }}/bin:/usr/bin:/bin", "TEST_SYS": "{{ test_folder }}/sys"},
+        "vars": {"modelserve_home": str(folder / "home")} | variables,
+        "environment": {"PATH": "{{ test_folder }}/bin:/usr/bin:/bin", "TEST_FOLDER": "{{ test_folder }}"},
+        "tasks": [
+            {"ansible.builtin.include_vars": str(ROOT / "roles" / "ray_node" / "vars" / "main.yml")},
+            {"name": "Node", "ansible.builtin.debug": {"msg": NODE}},
+        ],
     }
     (folder / "play.yml").write_text(json.dumps([playbook]))
     program = shutil.which("ansible-playbook") or str(Path(sys.executable).with_name("ansible-playbook"))
     settings = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-        "ANSIBLE_LIBRARY": str(folder / "library"),
+        "ANSIBLE_MODULE_UTILS": f"{folder / 'helpers'}:{GPU.parent}",
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
         "ANSIBLE_FORKS": "4",
     }
@@ -187,7 +309,13 @@ def play(folder: Path, names: list[str]) -> Ran:
         for name, result in task["hosts"].items()
         if result.get("failed")
     }
-    return Ran(ran.returncode, folder, report["stats"], messages)
+    nodes = {
+        name: result["msg"]
+        for task in report["plays"][0]["tasks"]
+        for name, result in task["hosts"].items()
+        if task["task"]["name"] == "Node"
+    }
+    return Ran(ran.returncode, folder, report["stats"], messages, nodes)
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +343,23 @@ def test_a_host_that_is_to_use_no_gpu_skips_one_task(good: Ran, name: str) -> No
     assert good.stats[name]["skipped"] == 1
 
 
-@pytest.mark.parametrize("name", ["cpu", "well"])
-def test_docker_is_asked_no_more_on_a_host_with_gpus(good: Ran, name: str) -> None:
-    asked = (good.folder / name / "docker.asked").read_text().split()
-    assert asked == ["info", "ps", "images"]
+def test_docker_is_asked_no_more_on_a_host_with_gpus(good: Ran) -> None:
+    asked = [(good.folder / name / "docker.asked").read_text().split() for name in ("cpu", "well")]
+    assert asked[0] == asked[1]
+    assert asked[0][0] == "info"
+
+
+@pytest.mark.parametrize("name", [name for name in GOOD if HOSTS[name].node])
+def test_the_node_gets_what_ray_can_hand_out_in_the_host_s_way(good: Ran, name: str) -> None:
+    gpus, devices = HOSTS[name].node or ("", [])
+    assert good.nodes[name] == {"gpus": gpus, "devices": devices}
+
+
+@pytest.mark.long
+def test_persistence_mode_is_switched_on_where_it_is_asked_for(tmp_path: Path) -> None:
+    ran = play(tmp_path, ["cold"], nvidia_persistence=True)
+    assert (ran.code, ran.stats["cold"]["changed"]) == (0, 1)
+    assert (tmp_path / "cold" / "smi.asked").read_text().splitlines()[-1] == "--persistence-mode=1"
 
 
 def test_hosts_that_cannot_stop_the_play(bad: Ran) -> None:
@@ -233,83 +374,3 @@ def test_a_host_that_cannot_says_why_in_one_line_and_is_not_changed(bad: Ran, na
     assert [part for part in HOSTS[name].says if part not in message] == [], message
     assert "\n" not in message and "{{" not in message
     assert bad.stats[name]["changed"] == 0
-
-
-class Commands:
-    """Stands in for AnsibleModule: runs commands for real."""
-
-    def run_command(self, argv: list[str]) -> tuple[int, str, str]:
-        ran = subprocess.run(argv, capture_output=True, text=True, check=False)
-        return ran.returncode, ran.stdout, ran.stderr
-
-
-@pytest.fixture
-def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The facts' module, looking at an empty host."""
-    spec = importlib.util.spec_from_file_location("modelserve_host_facts", FACTS)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "SYS", str(tmp_path / "sys"))
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    return module
-
-
-def info_of(facts: ModuleType, folder: Path) -> dict[str, object]:
-    info, _ = facts.docker_info(Commands(), str(folder / "bin" / "docker"))
-    return dict(info)
-
-
-def look(facts: ModuleType, folder: Path, host: Host) -> dict[str, object]:
-    build(folder, host)
-    return facts.nvidia(Commands(), facts.gpus(Commands()), info_of(facts, folder))
-
-
-def test_facts_of_a_gpu_host(facts: ModuleType, tmp_path: Path) -> None:
-    host = Host(gpus=2, pci=2, driver="550.163.01", toolkit="1.17.8", runtimes=NVIDIA_RUNTIME)
-    assert look(facts, tmp_path, host) == {
-        "pci": 2,
-        "smi": str(tmp_path / "bin" / "nvidia-smi"),
-        "error": "",
-        "gpus": 2,
-        "driver": "550.163.01",
-        "toolkit": "1.17.8",
-        "runtime": True,
-    }
-
-
-def test_facts_of_a_host_without_gpus_are_empty(facts: ModuleType, tmp_path: Path) -> None:
-    found = look(facts, tmp_path, Host(toolkit="1.17.8", runtimes=NVIDIA_RUNTIME))
-    assert found == {"pci": 0, "smi": None, "error": "", "gpus": 0, "driver": "", "toolkit": "", "runtime": False}
-
-
-def test_only_nvidia_s_displays_and_accelerators_of_this_host_count(facts: ModuleType, tmp_path: Path) -> None:
-    build(tmp_path, Host(pci=4))
-    devices = sorted((tmp_path / "sys" / "bus" / "pci" / "devices").iterdir())
-    (devices[0] / "vendor").write_text("0x1002\n")
-    (devices[1] / "class").write_text("0x040300\n")  # its sound
-    (tmp_path / "drivers" / "vfio-pci").mkdir(parents=True)
-    (devices[2] / "driver").symlink_to(tmp_path / "drivers" / "vfio-pci")
-    assert facts.nvidia(Commands(), [], {})["pci"] == 1
-
-
-def test_what_nvidia_smi_says_is_one_line(facts: ModuleType, tmp_path: Path) -> None:
-    found = look(facts, tmp_path, Host(gpus=0, error=MISMATCH + "\nNVML library version: 550.2"))
-    assert found["error"] == MISMATCH + " NVML library version: 550.2"
-
-
-@pytest.mark.parametrize(
-    ("specification", "usable"), [("kind: nvidia.com/gpu\n", True), ("kind: amd.com/gpu\n", False)]
-)
-def test_a_cdi_specification_counts_as_a_runtime(
-    facts: ModuleType, tmp_path: Path, specification: str, usable: bool
-) -> None:
-    build(tmp_path, Host(gpus=1, cdi=True))
-    (tmp_path / "cdi" / "nvidia.yaml").write_text(specification)
-    assert facts.nvidia(Commands(), ["NVIDIA L4"], info_of(facts, tmp_path))["runtime"] is usable
-
-
-def test_a_docker_that_does_not_answer_has_no_runtime(facts: ModuleType, tmp_path: Path) -> None:
-    build(tmp_path, Host(gpus=1))
-    command(tmp_path / "bin" / "docker", "exit 1")
-    assert facts.nvidia(Commands(), ["NVIDIA L4"], info_of(facts, tmp_path))["runtime"] is False

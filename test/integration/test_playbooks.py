@@ -189,30 +189,32 @@ def stub(directory: Path, name: str, lines: str) -> None:
     (directory / name).chmod(0o755)
 
 
-def test_docker_is_restarted_on_one_host_at_a_time(tmp_path: Path) -> None:
+def test_docker_is_restarted_on_one_host_at_a_time_and_drained(tmp_path: Path) -> None:
     log = shlex.quote(str(tmp_path / "log"))
-    stub(tmp_path / "bin", "systemctl", f"echo begin >>{log}; sleep 0.3")
-    stub(tmp_path / "bin", "docker", f'[ "$1" = inspect ] && echo true || echo "end $*" >>{log}')
-    notify = {"ansible.builtin.command": "true", "notify": "Restart Docker for the NVIDIA runtime"}
-    play = {
-        "hosts": "modelserve_all",
-        "gather_facts": False,
-        "roles": ["modelserve"],
-        "tasks": [
-            {"ansible.builtin.set_fact": {"modelserve_host": {"systemd": True}, "cacheable": True}},
-            {"ansible.builtin.import_role": {"name": "nvidia"}, "vars": {"modelserve_gpus": "none"}},
-            notify,
-        ],
-    }
-    text = ansible(tmp_path, {"head": ["h"], "workers": ["w1", "w2"]}, [play], path=f"{tmp_path}/bin")
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["begin", "end"] * 3, text
-    waits = {line.partition("end exec ")[2] for line in lines if line != "begin"}
-    assert waits == {
-        "modelserve_head modelserve node health --role head --wait 120",
-        "modelserve_worker_w1 modelserve node health --role worker --wait 120",
-        "modelserve_worker_w2 modelserve node health --role worker --wait 120",
-    }
+    stub(tmp_path / "bin", "systemctl", f"echo restart >>{log}; sleep 0.3")
+    stub(tmp_path / "bin", "docker", f'[ "$1" = inspect ] && echo true || echo "$*" >>{log}')
+    stub(tmp_path / "bin", "nvidia-ctk", "true")
+    tasks = yaml.safe_load((ROOT / "roles/nvidia/tasks/toolkit.yml").read_text())
+    configure = [task for task in tasks if task["name"].startswith(("Configure Docker", "Note what"))]
+    facts = {"systemd": True, "containers": {"modelserve_worker_w1": {"running": True}}, "nvidia": {"ways": []}}
+    load = {"ansible.builtin.import_role": {"name": "nvidia"}, "vars": {"modelserve_gpus": "none"}}
+    play = with_facts(load, "{{ host }}")
+    play["tasks"] += [{"ansible.builtin.include_vars": str(ROOT / "roles/nvidia/vars/main.yml")}, *configure]
+    groups = {"head": ["h"], "workers": ["w1", "w2", "w3"]}
+    variables = {name: {"host": facts} for name in ("h", "w1", "w2")}
+    variables["w3"] = {"host": facts | {"nvidia": {"ways": ["runtime"]}}}  # Docker knows the runtime there
+    text = ansible(tmp_path, groups, [play], variables=variables, path=f"{tmp_path}/bin")
+    wait = "modelserve node health --role"
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "exec modelserve_head modelserve drain w1 --timeout 300",
+        "restart",
+        f"exec modelserve_worker_w1 {wait} worker --wait 120",
+        "exec modelserve_head modelserve status --wait 120",
+        "restart",
+        f"exec modelserve_worker_w2 {wait} worker --wait 120",
+        "restart",
+        f"exec modelserve_head {wait} head --wait 120",
+    ], text
 
 
 def with_facts(task: dict[str, Any], facts: str) -> dict[str, Any]:

@@ -261,6 +261,15 @@ def test_the_newest_logs_are_taken_first(planted: Path) -> None:
     assert "n2.log  (left out)" in files["states/ray-logs.txt"]
 
 
+def test_the_headline_says_why_a_container_is_unhealthy(tmp_path: Path) -> None:
+    host = diagnose.Host(str(tmp_path), 4, 1)
+    state = {"Status": "running", "Health": {"Status": "unhealthy", "Log": [{"Output": "error: lost its GPUs\n"}]}}
+    host.containers = [{"Name": "/modelserve_worker_1", "State": state}]
+    assert host.headline() == "modelserve_worker_1 running (unhealthy: lost its GPUs)"
+    state["Health"] = {"Status": "unhealthy", "Log": None}
+    assert host.headline() == "modelserve_worker_1 running (unhealthy: no output)"
+
+
 def test_a_host_without_anything_is_collected_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     result: dict[str, Any] = diagnose.collect(str(tmp_path / "nothing"))

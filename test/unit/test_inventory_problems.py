@@ -105,6 +105,8 @@ VALUES: list[tuple[str, Any, bool]] = [
     ("modelserve_gpus", "auto", True),
     ("modelserve_gpus", 2, True),
     ("modelserve_gpus", "two", False),
+    ("modelserve_gpu_access", "cdi", True),
+    ("modelserve_gpu_access", "hook", False),
     ("modelserve_home", "/srv/model serve", False),
     ("modelserve_home", "opt", False),
     ("modelserve_user", "6370", True),

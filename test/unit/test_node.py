@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -12,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import modelserve
 import pytest
-from modelserve.cluster import health, node
+from modelserve.cluster import gpus, health, node
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 from modelserve.settings import Settings
@@ -93,6 +94,25 @@ def test_a_node_on_which_nothing_runs_is_not_healthy(monkeypatch: pytest.MonkeyP
         health.health("worker", Settings())
 
 
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_a_node_that_lost_its_gpus_is_not_healthy(
+    raylet: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, role: str
+) -> None:
+    raylet.answers = {"/api/local_raylet_healthz": (200, b""), "/api/gcs_healthz": (200, b"")}
+    settings = Settings(home=tmp_path, dashboard_url=raylet.url)
+    health.health(role, settings)
+    opened = os.open
+
+    def without_device(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == gpus.CONTROL_DEVICE:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", without_device)
+    with pytest.raises(UserError, match="this container lost its GPUs"):
+        health.health(role, settings)
+
+
 class Container:
     """What a node's container runs, in a process with ports of its own; ``ray`` is a script that a test writes."""
 
@@ -118,12 +138,18 @@ class Container:
         """Give the container more environment variables."""
         self._environment.update(variables)
 
-    def run(self, role: str, ray: str = "true", name: str = "") -> list[str]:
+    def add(self, command: str, lines: str) -> None:
+        """Put a command beside Ray."""
+        (self._root / command).write_text(f"#!/bin/sh\n{lines}\n")
+        (self._root / command).chmod(0o755)
+
+    def run(self, role: str, ray: str = "true", name: str = "", gpus: str = "") -> list[str]:
         """Run until Ray, and what outlives its start, have ended; returns the lines that were said."""
         script = self._root / "ray"
         script.write_text(f'#!/bin/sh\necho "args:$*"\nenv\n{ray}\n')
         script.chmod(0o755)
-        options = json.dumps({"head_address": "127.0.0.1", **({"name": name} if name else {})})
+        given = {"name": name, "gpus": gpus}
+        options = json.dumps({"head_address": "127.0.0.1"} | {key: value for key, value in given.items() if value})
         command = [sys.executable, "-m", "modelserve", "node", role, "--options", options]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout.splitlines()
@@ -259,6 +285,16 @@ def test_a_worker_that_was_removed_waits_until_it_is_added_again(container: dict
     workers.write_text('{"worker_1": "10.0.0.11", "worker_2": "10.0.0.12"}')
     thread.join()
     assert len(list(worker.home.glob("store/pkg/*"))) == 1
+
+
+def test_ray_hands_out_mig_instances(container: dict[str, Container]) -> None:
+    head = container["head"]
+    listed = r"GPU 0: A (UUID: GPU-1)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\n"
+    head.add("nvidia-smi", f'[ "$1" = -L ] && printf "{listed}" || echo "GPU-1, Enabled"')
+    lines = head.run("head", name="head", gpus="1")
+    (arguments,) = (line.removeprefix("args:").split() for line in lines if line.startswith("args:"))
+    assert {"--num-gpus=1", "--labels=modelserve.node=head,modelserve.gpu=mig"} <= set(arguments)
+    assert "CUDA_VISIBLE_DEVICES=MIG-1" in lines
 
 
 def test_a_worker_joins_a_head_that_publishes_no_workers(container: dict[str, Container], raylet: Site) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from modelserve.cli.tables import nodes_table
 from modelserve.cluster import nodes
 from modelserve.cluster.nodes import Nodes
 from modelserve.config.section import Section
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS
-from modelserve.serve.api import NAME_LABEL
+from modelserve.serve.api import GPU_LABEL, MIG, NAME_LABEL
 from modelserve.serve.application import Application
 from modelserve.settings import Settings
 
@@ -108,6 +109,16 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[st
     (directory / "ray").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     return lambda: calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_a_node_with_mig_instances_is_marked(cluster: Cluster) -> None:
+    cluster.add_node("worker_1", gpus=7)
+    cluster.up[-1]["labels"][GPU_LABEL] = MIG
+    cluster.show()
+    table = cluster.nodes(worker_1="10.0.0.1", worker_2="10.0.0.2").table()
+    assert [row["mig"] for row in table] == [False, True, False]
+    (line,) = [line for line in nodes_table(table).splitlines() if "worker_1" in line]
+    assert line.split()[3:5] == ["7", "(MIG)"]
 
 
 def test_nodes_are_up_down_draining_or_unknown(cluster: Cluster) -> None:

@@ -150,7 +150,8 @@ def nodes_table(rows: list[dict[str, Any]]) -> str:
     table = Table("node", "address", "state", "GPUs", "replicas", "algorithms", box=box.SIMPLE_HEAD)
     for row in rows:
         algorithms = ", ".join(row["algorithms"])
-        table.add_row(row["name"], row["address"], row["state"], f"{row['gpus']:g}", str(row["replicas"]), algorithms)
+        gpus = f"{row['gpus']:g}{' (MIG)' if row['mig'] else ''}"
+        table.add_row(row["name"], row["address"], row["state"], gpus, str(row["replicas"]), algorithms)
     down = [
         f"{row['name']} is down: is the host on? 'docker logs' there says more"
         for row in rows

@@ -6,6 +6,7 @@ import contextlib
 import urllib.error
 from pathlib import Path
 
+from modelserve.cluster.gpus import require_access
 from modelserve.errors import UserError
 from modelserve.ports import PORTS
 from modelserve.settings import Settings
@@ -14,14 +15,14 @@ from modelserve.util.http import direct_opener
 
 
 def health(role: str, settings: Settings) -> None:
-    """Return when the node's raylet is alive, and on the head its control service too.
+    """Return when the node's raylet is alive, on the head its control service too, and its GPUs can be opened.
 
     Args:
         role: ``head`` or ``worker``.
         settings: the node's settings.
 
     Raises:
-        UserError: a service does not answer, or a worker has not joined yet.
+        UserError: a service does not answer, the container lost its GPUs, or a worker has not joined yet.
     """
     if role == "worker" and (progress := join_progress(settings)):
         raise UserError(f"not joined yet: {progress}")
@@ -36,6 +37,7 @@ def health(role: str, settings: Settings) -> None:
             raise UserError(f"{url} answers {error.code}: {error.read()[:200].decode(errors='replace')}") from None
         except OSError as error:
             raise UserError(f"{url} does not answer: {getattr(error, 'reason', error)}") from None
+    require_access()
 
 
 def join_progress(settings: Settings) -> str:

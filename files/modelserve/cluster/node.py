@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from modelserve.cluster.gpus import mig_devices
 from modelserve.cluster.join import start_sync_after_joining, wait_for_content
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS, PORTS
-from modelserve.serve.api import NAME_LABEL
+from modelserve.serve.api import GPU_LABEL, MIG, NAME_LABEL
 from modelserve.serve.environment import gcs_directory, node_environment
 from modelserve.settings import Settings
 from modelserve.store.manifest import NAME, Manifest, Versions
@@ -30,6 +31,7 @@ def start_command(
     head_address: str = "",
     node_ip: str = "",
     gpus: str = "auto",
+    mig: bool = False,
     object_store_mb: int = 0,
 ) -> list[str]:
     """Return the ``ray start`` command line of a node.
@@ -41,6 +43,7 @@ def start_command(
         head_address: the head's host, for a worker.
         node_ip: this node's address in the cluster; empty lets Ray choose.
         gpus: number of GPUs; ``auto``: those that Ray detects.
+        mig: whether there are MIG instances among them; a label in Ray.
         object_store_mb: size of the object store in MiB, which must fit the container's /dev/shm; 0 lets Ray choose.
     """
     options: dict[str, Any] = {"temp-dir": home / "ray", **PORTS}
@@ -48,8 +51,10 @@ def start_command(
         options = {**options, **HEAD_PORTS, "dashboard-host": "127.0.0.1", "include-dashboard": "true"}
     else:
         options["address"] = endpoint(head_address, HEAD_PORTS["port"])
-    if name:  # not Ray's node-name, which Serve uses as an address
-        options["labels"] = f"{NAME_LABEL}={name}"
+    # Not Ray's node-name, which Serve uses as an address.
+    labels = {**({NAME_LABEL: name} if name else {}), **({GPU_LABEL: MIG} if mig else {})}
+    if labels:
+        options["labels"] = ",".join(f"{label}={value}" for label, value in labels.items())
     if node_ip:
         options["node-ip-address"] = node_ip
     if gpus != "auto":
@@ -69,13 +74,16 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         options: options of :func:`start_command`.
 
     Raises:
-        UserError: Ray uses TLS, and the node's certificate is missing.
+        UserError: Ray uses TLS, and the node's certificate is missing; or MIG instances are missing.
     """
     home = settings.home
     # A proxy of the image's would stand between Ray's processes, and be every replica's.
     environment = {**without_proxies(os.environ), **node_environment(role, settings)}
     if environment.get("RAY_USE_TLS") == "1":
         _require_certificate(role, settings, options.get("node_ip", ""))
+    devices = mig_devices(options.get("gpus", "auto"))
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     if role == "head":
         gcs_directory(home).mkdir(exist_ok=True)
         publish_versions(settings)
@@ -84,7 +92,7 @@ def run(role: str, settings: Settings, **options: Any) -> None:
         start_sync_after_joining(options["head_address"])
     _remove_old_sessions(home / "ray")
     _empty(home / "tmp")
-    command = start_command(role, home, object_store_mb=object_store_mb(), **options)
+    command = start_command(role, home, object_store_mb=object_store_mb(), mig=bool(devices), **options)
     print(" ".join(command), flush=True)
     os.execvpe(command[0], command, environment)
 

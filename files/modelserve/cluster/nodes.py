@@ -10,7 +10,7 @@ from typing import Any
 
 from modelserve.errors import UserError
 from modelserve.ports import HEAD_PORTS
-from modelserve.serve.api import RayAPI
+from modelserve.serve.api import GPU_LABEL, MIG, RayAPI
 from modelserve.serve.capacity import KINDS, matches, missing_elsewhere
 from modelserve.serve.status import replicas_by_node
 from modelserve.settings import Settings
@@ -33,6 +33,8 @@ class Nodes:
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row per node: ``name``, ``address``, ``state`` (UP, DRAINING or DOWN), ``gpus``, ``replicas``.
+
+        ``mig`` is whether MIG instances are among its GPUs.
 
         Raises:
             UserError: Ray does not answer.
@@ -168,6 +170,7 @@ def _row(name: str, address: str, node: dict[str, Any] | None, replicas: Mapping
         "address": node["node_ip"] if node else address,
         "state": state,
         "gpus": node["resources_total"].get("GPU", 0) if node else 0,
+        "mig": node is not None and (node["labels"] or {}).get(GPU_LABEL) == MIG,
         "replicas": len(placed),
         "algorithms": sorted(set(placed)),
     }

@@ -49,7 +49,10 @@ class Section(BaseModel):
         2, gt=0, allow_inf_nan=False, description="With `max_replicas`: requests per replica that the scaling aims at."
     )
     gpu_cost: float = Field(
-        0, ge=0, allow_inf_nan=False, description="Share of a GPU per replica: 0, a fraction below 1, or whole GPUs."
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Share of a GPU or MIG instance per replica: 0, a fraction below 1, or whole ones.",
     )
     cpu_cost: float = Field(
         0, ge=0, allow_inf_nan=False, description="CPU cores reserved per replica; 0 reserves none."

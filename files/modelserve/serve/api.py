@@ -17,6 +17,8 @@ from modelserve.util.http import direct_opener
 TIMEOUT_S = 60
 MAX_STATES = 10_000  # of a list of Ray's state API
 NAME_LABEL = "modelserve.node"  # the label of a Ray node that holds its inventory name
+GPU_LABEL = "modelserve.gpu"  # the label of a Ray node some of whose GPUs are MIG instances; its value is MIG
+MIG = "mig"
 _OPENER = direct_opener()
 
 
