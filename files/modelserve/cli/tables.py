@@ -40,7 +40,15 @@ def _difference(difference: Difference) -> str:
     how = "new replicas" if difference.new_replicas else "in place"
     if difference.what in ("code", "environment", "model", "env"):
         return f"{difference.what} ({how})"
+    if difference.concerns_secret:
+        return f"{difference.what} {_verb(difference)} ({how})"
     return f"{difference.what}: {_short(difference.old)} -> {_short(difference.new)} ({how})"
+
+
+def _verb(difference: Difference) -> str:
+    if difference.old is None or difference.new is None:
+        return "added" if difference.old is None else "removed"
+    return "changed"
 
 
 def _short(value: Any) -> str:
