@@ -408,7 +408,8 @@ def written(one: Section) -> str:
     values = {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in one}
     values |= {key: json.dumps(values[key]) for key in ("warmup", "user_config")}
     values["labels"] = ", ".join(f"{key}={value}" for key, value in one.labels.items())
-    values |= {f"env.{name}": value for name, value in values.pop("env").items()}
+    for field in ("env", "secret"):
+        values |= {f"{field}.{name}": value for name, value in values.pop(field).items()}
     needs = {"min_replicas": "max_replicas", "target_ongoing_requests": "max_replicas"}
     values = {key: "" if value is None else value for key, value in values.items()}
     values = {key: value for key, value in values.items() if values.get(needs.get(key, "route")) != ""}
@@ -453,7 +454,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(Section.model_fields)) | st.text(max_size=5).map("env.{}".format) | st.text(max_size=5).map("secret.{}".format),
+    st.sampled_from(sorted(Section.model_fields))
+    | st.text(max_size=5).map("env.{}".format)
+    | st.text(max_size=5).map("secret.{}".format),
     st.text(max_size=20) | st.floats().map(str) | st.integers().map(str) | st.sampled_from(["1e9GiB", "a=b", "!"]),
 )
 @example("gpu_cost", "inf")

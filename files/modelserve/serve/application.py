@@ -271,7 +271,7 @@ class Application:
         document = self.to_serve()
         document["args"]["secrets"] = args.to_serve()["secrets"]
         (deployment,) = document["deployments"]
-        identity = _identity(document["runtime_env"], document["args"], deployment["ray_actor_options"])
+        identity = _identity(document["runtime_env"], document["args"], deployment.get("ray_actor_options", {}))
         deployment["user_config"]["identity"] = identity
         return replace(
             self,
