@@ -175,3 +175,14 @@ def test_docker_s_disk_is_looked_at_also_before_docker_is_there(facts: ModuleTyp
     assert absent["root"] == "/var/lib/docker" and absent["root_free_mb"] > 0
     same = facts.docker_disk(Module(), {"reachable": False, "client": None}, "/var/lib/docker")
     assert same["root_on_home_disk"]
+
+
+def test_the_names_of_an_operator_s_secrets_are_read_and_no_value(facts: ModuleType, tmp_path: Path) -> None:
+    state = facts.home_state(str(tmp_path))
+    assert (state["secrets"], state["inventory_secrets"]) == ([], False)
+    (tmp_path / "secrets" / "values" / "directory").mkdir(parents=True)
+    (tmp_path / "secrets" / "values" / "hf_token").write_text("planted-4f9c1d7e")
+    (tmp_path / "secrets" / "inventory.json").write_text('{"other": "planted-4f9c1d7e"}')
+    state = facts.home_state(str(tmp_path))
+    assert (state["secrets"], state["inventory_secrets"]) == (["hf_token"], True)
+    assert "planted" not in str(state)

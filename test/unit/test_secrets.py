@@ -89,7 +89,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
 
 
 @pytest.fixture
-def fetch_command(head: Head, monkeypatch: pytest.MonkeyPatch) -> Head:
+def fetch_command(head: Head, fresh_python: None, monkeypatch: pytest.MonkeyPatch) -> Head:
     """Replicas of this process ask the head's own command, as in the image."""
     code = f"import sys; sys.path.insert(0, {str(Path(trial.__file__).parents[2])!r}); "
     code += "from modelserve.cli.main import entry; entry(sys.argv[1:])"

@@ -27,7 +27,7 @@ def processes() -> bytes:
 def test_a_secret_reaches_the_replicas_and_no_record(cluster: Cluster) -> None:
     digest = hashlib.sha256(VALUE.encode()).hexdigest()
     assert cluster.ask("any/thing", {"kind": "variable", "name": "PLANTED"})[1]["result"] == digest
-    excluded = [f"--exclude-dir={name}" for name in ("secrets", "env", "model")]
+    excluded = [f"--exclude-dir={name}" for name in ("secrets", "env", "model", "cache", "image")]
     # Releases, conf.ini, the gateway's and Ray's files and logs.
     assert run("grep", "-rlF", *excluded, VALUE, str(HOME), check=False).stdout == ""
     # What workers fetch is encrypted.
