@@ -13,6 +13,7 @@ Nothing that is served is touched.
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,9 @@ def main() -> int:
         command = ["docker", "run", "--rm", "--network", "host", "--shm-size", "1g"]
         command += ["--user", f"{owner}:0", "--env", f"HOME={home}/user"]
         command += ["--volume", f"{PROJECT}:/project:ro", "--volume", f"{options.home}:{options.home}"]
+        # The values of secrets come from this environment: by their names, so that no command line shows them.
+        for name in re.findall(r"^secret\.([A-Za-z_][A-Za-z0-9_]*)", (PROJECT / "conf.ini").read_text(), re.MULTILINE):
+            command += ["--env", name]
         command += ["--env", f"MODELSERVE_HOME={options.home}", image(), *test, "--project", "/project"]
     ok = subprocess.run(command, check=False).returncode == 0
     print(f"{options.name}: {'passed' if ok else 'FAILED'}")

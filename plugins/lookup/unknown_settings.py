@@ -35,6 +35,7 @@ FACTS = {
     "modelserve_dev_containers",
     "modelserve_dev_mounts",
     "modelserve_diagnose_part",
+    "modelserve_diagnose_secrets",
     "modelserve_firewall_loaded",
     "modelserve_host",
     "modelserve_image_present",

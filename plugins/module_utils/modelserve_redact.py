@@ -17,7 +17,10 @@ DEEPEST = 20000  # characters of a list or a key block that are searched
 WORD = r"(?:token|secret|passw|api[ _-]?key|authorization|private)"
 KEY = re.compile(WORD, re.IGNORECASE)
 # Keys that match by chance: their values are removed in place, but not searched for in other texts.
-BY_CHANCE = re.compile(r"tokeniz|tokens|_(?:path|file|dir|mode|url|ip|port|size|ttl)$", re.IGNORECASE)
+# What a section's secret.<NAME> holds is the name of a secret, and "secrets" of an application names and digests.
+BY_CHANCE = re.compile(
+    r"tokeniz|tokens|_(?:path|file|dir|mode|url|ip|port|size|ttl)$|^secret\.|^secrets$", re.IGNORECASE
+)
 
 BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?:(?!-----).){0,20000}"
@@ -86,7 +89,15 @@ class Redactor:
                 self._known |= {repr(value)[1:-1], quote(value), quote(value, safe="")}
 
     def add_file(self, content: str) -> None:
-        """Remember the secrets of a file: the whole text, each line, and each probable value in a line."""
+        """Remember the secrets of a file: the whole text, each line, and each probable value in a line.
+
+        Of a JSON object, which has the values of sections' secrets by name, the values alone.
+        """
+        values = json_values(content)
+        if values is not None:
+            for value in values:
+                self.add_file(value)
+            return
         self.add(content)
         for line in content.splitlines():
             self.add(line)
@@ -228,6 +239,17 @@ class Redactor:
                 self._whole(key, item)
             return MARK
         return self._remove(key, str(value))
+
+
+def json_values(content: str) -> list[str] | None:
+    """Return the values of a JSON object of texts; None for any other text."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        return None
+    return list(document.values())
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

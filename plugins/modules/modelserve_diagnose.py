@@ -25,6 +25,15 @@ options:
     description: Number of Ray's log files, the newest first.
     type: int
     default: 200
+  secrets:
+    description: Values of secrets that lie on another host, and that logs of this one can have.
+    type: list
+    elements: str
+    default: []
+  secrets_only:
+    description: Collect nothing, and return the values of the sections' secrets that lie on this host.
+    type: bool
+    default: false
 author: modelserve
 """
 
@@ -48,6 +57,10 @@ size:
   description: The archive's size in bytes.
   returned: always
   type: int
+secrets:
+  description: The values of the sections' secrets.
+  returned: with O(secrets_only)
+  type: list
 content:
   description: The archive, in base64.
   returned: when dest is not given
@@ -75,9 +88,9 @@ from typing import IO, Any, NamedTuple
 from ansible.module_utils.basic import AnsibleModule
 
 try:  # in a collection, Ansible finds a module's helpers by their full names alone
-    from ansible_collections.modelserve.modelserve.plugins.module_utils.modelserve_redact import Redactor
+    from ansible_collections.modelserve.modelserve.plugins.module_utils.modelserve_redact import Redactor, json_values
 except ImportError:
-    from ansible.module_utils.modelserve_redact import Redactor
+    from ansible.module_utils.modelserve_redact import Redactor, json_values
 
 TIMEOUT_S = 20
 SECRETS_LARGEST = 2**20
@@ -492,7 +505,22 @@ def served(text: str) -> list[dict[str, Any]] | None:
     return None
 
 
-def collect(home: str, dest: str | None = None, log_kb: int = 256, max_files: int = 200) -> dict[str, Any]:
+def section_secrets(home: str) -> list[str]:
+    """Return the values of the sections' secrets that lie on this host.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    directory = Path(home) / "secrets"
+    inventory = directory / "inventory.json"
+    values = (json_values(read(inventory, SECRETS_LARGEST)) or []) if inventory.exists() else []
+    files = sorted(glob.glob(f"{glob.escape(str(directory))}/values/*"))
+    return values + [read(path, SECRETS_LARGEST) for path in files if os.path.isfile(path)]
+
+
+def collect(
+    home: str, dest: str | None = None, log_kb: int = 256, max_files: int = 200, secrets: Sequence[str] = ()
+) -> dict[str, Any]:
     """Collect the host's data, pack them, and return the module's result.
 
     Raises:
@@ -500,6 +528,8 @@ def collect(home: str, dest: str | None = None, log_kb: int = 256, max_files: in
         ValueError: the secrets cannot be read, so none could be removed.
     """
     host = Host(home, log_kb, max_files)
+    for secret in secrets:
+        host.redactor.add_file(secret)
     host.collect_states()
     if any(problem.startswith("secrets: ") for problem in host.problems):
         raise ValueError(f"the secrets below {host.home} cannot be read, so none could be removed")
@@ -527,11 +557,17 @@ def main() -> None:
             "dest": {"type": "str"},
             "log_kb": {"type": "int", "default": 256},
             "max_files": {"type": "int", "default": 200},
+            "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "secrets_only": {"type": "bool", "default": False, "no_log": False},
         },
         supports_check_mode=True,
     )
+    options = dict(module.params)
     try:
-        result = collect(**module.params)
+        if options.pop("secrets_only"):
+            result: dict[str, Any] = {"secrets": section_secrets(options["home"])}
+        else:
+            result = collect(**options)
     except (OSError, ValueError) as error:
         module.fail_json(msg=f"nothing collected: {error}")
     module.exit_json(changed=False, **result)

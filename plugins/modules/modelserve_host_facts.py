@@ -334,7 +334,8 @@ def home_state(home: str) -> dict[str, Any]:
     ``owner`` is a user's id, ``token_sha256`` a hash of the token, both empty where there is none; ``content``
     is of :func:`home_content`; ``head`` names the cluster's head in the inventory that installed; ``gateways`` names
     the other hosts with a gateway, as the head knows them; ``gateway`` is whether a gateway's files lie here;
-    ``served_port`` is its own gateway's.
+    ``served_port`` is its own gateway's. ``secrets`` names the secrets of sections that operators put here in files,
+    and ``inventory_secrets`` is whether the inventory brought some.
     """
     token = os.path.join(home, "secrets", "ray_token")
     mark = ""
@@ -355,7 +356,18 @@ def home_state(home: str) -> dict[str, Any]:
         "gateways": names,
         "gateway": os.path.isdir(os.path.join(home, "gateway")),
         "served_port": served_port(home),
+        "secrets": secret_files(home),
+        "inventory_secrets": os.path.exists(os.path.join(home, "secrets", "inventory.json")),
     }
+
+
+def secret_files(home: str) -> list[str]:
+    """Return the names of the files in ``secrets/values``; none where they are closed to this user."""
+    directory = os.path.join(home, "secrets", "values")
+    try:
+        return sorted(name for name in os.listdir(directory) if os.path.isfile(os.path.join(directory, name)))
+    except OSError:
+        return []
 
 
 def served_port(home: str) -> int:

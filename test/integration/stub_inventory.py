@@ -87,6 +87,8 @@ def facts(**changes: Any) -> dict[str, Any]:
             "gateways": [],
             "gateway": False,
             "served_port": 0,
+            "secrets": [],
+            "inventory_secrets": False,
         },
         "former_token": [],
         "ports_taken": [],

@@ -375,3 +375,90 @@ def test_a_dry_run_shows_no_secret_of_conf_ini(tmp_path: Path) -> None:
     text = ansible(tmp_path, {"head": ["h"]}, [play], "--check", "--diff")
     assert "changed=1" in text, text
     assert "secret" not in text
+
+
+def run_secrets(directory: Path, secrets: Any, *options: str, uses: str = "hf_token") -> str:
+    """Run the check of a project's secrets and the task that brings them, on a head at ``directory``."""
+    tasks = yaml.safe_load((ROOT / "roles" / "serve_deploy" / "tasks" / "main.yml").read_text())
+    task = next(task for task in tasks if task["name"] == "Bring the values of the inventory's secrets")
+    names = [path.name for path in (directory / "secrets" / "values").glob("*")]
+    home = {"secrets": names, "inventory_secrets": (directory / "secrets" / "inventory.json").exists()}
+    facts = {"modelserve_host": {"home": home}}
+    settings = {
+        "modelserve_home": str(directory),
+        "modelserve_user": str(os.geteuid()),
+        "modelserve_secrets": secrets,
+        "modelserve_project_facts": {"secrets": [{"name": uses, "missing": f"secret.X: the cluster has no {uses}"}]},
+        "__serve_deploy_secrets": yaml.safe_load((ROOT / "roles" / "serve_deploy" / "vars" / "main.yml").read_text())[
+            "__serve_deploy_secrets"
+        ],
+    }
+    check = {"ansible.builtin.import_tasks": str(ROOT / "roles" / "preflight" / "tasks" / "secrets.yml")}
+    stub = directory / "library" / "modelserve_stub_facts.py"
+    stub.parent.mkdir(exist_ok=True)
+    stub.write_text(
+        "#!/usr/bin/python\nfrom ansible.module_utils.basic import AnsibleModule\n"
+        "module = AnsibleModule({}, supports_check_mode=True)\n"
+        f"module.exit_json(changed=False, ansible_facts={facts!r})\n"
+    )
+    play = {
+        "hosts": "modelserve_all",
+        "gather_facts": False,
+        "roles": ["modelserve"],
+        "vars": settings,
+        "tasks": [{"modelserve_stub_facts": {}}, check, task],
+    }
+    return re.sub(r"\s+", " ", ansible(directory, {"head": ["h"]}, [play], *options))
+
+
+def test_secrets_of_the_inventory_reach_the_head_and_no_output(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    file = tmp_path / "secrets" / "inventory.json"
+    secrets = {"hf_token": "planted-4f9c1d7e", "number": 12345678, "empty": "", "none": None}
+    dry = run_secrets(tmp_path, secrets, "--check", "--diff", "-vvv")
+    assert "changed=1" in dry, dry
+    assert not file.exists()
+    text = run_secrets(tmp_path, secrets, "--diff", "-vvv")
+    assert json.loads(file.read_text()) == {"hf_token": "planted-4f9c1d7e", "number": "12345678"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    for output in (dry, text):
+        assert "planted" not in output
+        assert "12345678" not in output
+
+
+@pytest.mark.long
+def test_the_inventory_s_secrets_are_brought_once_and_follow_it(tmp_path: Path) -> None:
+    values = tmp_path / "secrets" / "values"
+    values.mkdir(parents=True)
+    (values / "of_operator").write_text("operator-5a5a5a")
+    file = tmp_path / "secrets" / "inventory.json"
+    assert "changed=1" in run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e"})
+    assert "changed=0" in run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e"})
+    # What the inventory has no more is removed; what the operator wrote stays.
+    assert "changed=1" in run_secrets(tmp_path, {}, uses="of_operator")
+    assert json.loads(file.read_text()) == {}
+    assert (values / "of_operator").read_text() == "operator-5a5a5a"
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"hf_token": "", "other": "planted-4f9c1d7e"},
+        pytest.param({}, marks=pytest.mark.long),
+        pytest.param({"hf_token": None}, marks=pytest.mark.long),
+    ],
+)
+def test_a_secret_that_the_head_lacks_stops_the_run_before_it_changes_anything(tmp_path: Path, secrets: Any) -> None:
+    (tmp_path / "secrets").mkdir()
+    text = run_secrets(tmp_path, secrets)
+    assert "Before anything was changed:" in text and "secret.X: the cluster has no hf_token" in text, text
+    assert "planted" not in text
+    assert not (tmp_path / "secrets" / "inventory.json").exists()
+
+
+@pytest.mark.long
+def test_a_wrong_kind_of_secrets_is_refused_without_its_value(tmp_path: Path) -> None:
+    play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
+    text = ansible(tmp_path, {"head": ["h"]}, [play], variables={"h": {"modelserve_secrets": ["planted-4f9c1d7e"]}})
+    assert "modelserve_secrets" in text and "failed=1" in text, text
+    assert "planted" not in text

@@ -43,7 +43,7 @@ def deploy(stubs: Stubs, port: int, fails: bool = False) -> int:
     (tasks / "main.yml").write_text(json.dumps([{"name": "Apply", **task}]))
     plays = [{"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / name)} for name in PLAYS]
     (stubs.directory / "deploy.yml").write_text(json.dumps(plays))
-    extra = json.dumps({"modelserve_project_facts": {"port": port}})  # in place of the project's check
+    extra = json.dumps({"modelserve_project_facts": {"port": port, "secrets": []}})  # in place of the project's check
     return stubs.run(str(stubs.directory / "deploy.yml"), "-e", extra, of_hosts=OF_HOSTS).returncode
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from modelserve.errors import UserError
+from modelserve.security import encryption
 from modelserve.settings import Settings
-from modelserve.store import rsync_server, sync
+from modelserve.store import rsync_server, secret_values, sync
 from modelserve.store.manifest import NAME, Content, Manifest, Versions
 from modelserve.store.store import Store
 from modelserve.store.sync import Attempts, BusyError, StoreClient, UnreachableError
@@ -602,3 +604,51 @@ def test_two_who_fetch_at_once_wait_for_each_other(
         thread.join()
     assert sorted(map(len, fetched)) == [0, 2]
     assert not (tmp_path / "two").exists()
+
+
+def publish_secrets(head: Head, *ids: str) -> None:
+    settings = Settings(home=head.server.home)
+    secret_values.publish(settings, {name: {"HF_TOKEN": f"planted-{name}"} for name in ids}, ())
+
+
+def test_a_worker_s_replica_gets_its_secrets_and_nothing_stays_on_the_worker(
+    head: Head, worker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "worker"))
+    publish_secrets(head, "a", "b")
+    before = sorted(worker.home.rglob("*"))
+    assert secret_values.read(worker, "127.0.0.1", "a", print) == {"HF_TOKEN": "planted-a"}
+    assert sorted(worker.home.rglob("*")) == before
+    # What crosses the network and lies in the store is encrypted.
+    assert not any(b"planted" in path.read_bytes() for path in head.store.root.rglob("*") if path.is_file())
+    with pytest.raises(UserError, match=r"store has no values of these secrets. Apply conf.ini again"):
+        secret_values.read(worker, "127.0.0.1", "c", print)
+
+
+def test_a_replica_waits_for_a_store_that_restarts_and_then_names_it(
+    head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_secrets(head, "a")
+    monkeypatch.setattr(sync, "RETRY_S", (0.05, 0.1))
+    head.server.stop()
+    monkeypatch.setattr(secret_values, "OUTAGE_S", 0.2)
+    with pytest.raises(UserError, match=r"store at .* does not answer"):
+        secret_values.read(worker, "127.0.0.1", "a", print)
+    monkeypatch.setattr(secret_values, "OUTAGE_S", 20)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(secret_values.read, worker, "127.0.0.1", "a", print)
+        time.sleep(0.2)
+        assert not waiting.done()
+        head.server.start()
+        assert waiting.result(timeout=20) == {"HF_TOKEN": "planted-a"}
+
+
+def test_a_worker_with_the_token_of_before_is_told_so(head: Head, worker: Settings) -> None:
+    publish_secrets(head, "a")
+    (file,) = (head.store.root / "secrets").iterdir()
+    other = Settings(home=worker.home.parent / "other")
+    other.token_file.parent.mkdir(parents=True)
+    other.token_file.write_text("another")
+    file.write_text(encryption.encrypt(other, "secrets", "{}"))
+    with pytest.raises(UserError, match=r"not of this cluster's token. Run site.yml"):
+        secret_values.read(worker, "127.0.0.1", "a", print)

@@ -89,6 +89,7 @@ def test_the_port_has_a_default() -> None:
         ("batch_size = 8", "batch_size", 8),
         ("batch_size = 8\nbatch_wait = 0", "batch_wait", 0),
         ("env.A_1 = x=y: z\nenv.b =", "env", {"A_1": "x=y: z", "b": ""}),
+        ("secret.HF_TOKEN = hf_token\nsecret.b = b2", "secret", {"HF_TOKEN": "hf_token", "b": "b2"}),
         ("update = recreate", "update", "recreate"),
         ("enabled = yes", "enabled", True),
     ],
@@ -168,6 +169,12 @@ def test_a_file_from_windows_is_read() -> None:
         ("env.RAY_X = 1", "env.RAY_X", "set by modelserve itself"),
         ("env.1 = 1", "env.1", "not the name of an environment variable"),
         ("env = A=1", "env", "env.<NAME>"),
+        ("secret.RAY_X = a", "secret.RAY_X", "set by modelserve itself"),
+        ("secret.1 = a", "secret.1", "not the name of an environment variable"),
+        ("secret.HF_TOKEN =", "secret.HF_TOKEN", "names no secret. Write secret.HF_TOKEN = hf_token"),
+        ("secret.A = ../a", "secret.A", "is not the name of a secret"),
+        ("secret = a", "secret", "secret.<NAME>"),
+        ("env.A = 1\nsecret.A = a", "secret.A", "A is also set by env.A. Remove one of them"),
         ("update = slow", "update", "'rolling' or 'recreate'"),
         ("enabled = maybe", "enabled", "Write true or false"),
         ("replicsa = 1", "replicsa", "Did you mean 'replicas'?"),
@@ -250,6 +257,18 @@ def test_a_section_has_the_defaults_and_its_own_values_win() -> None:
     assert (other.replicas, other.env) == (3, {"A": "own", "B": "default"})
 
 
+def test_a_section_has_the_default_secrets_and_its_own_win() -> None:
+    (only,) = parse(f"{SERVER}[DEFAULTS]\nsecret.A = a\nsecret.B = b\n{SECTION}secret.B = own\n").sections
+    assert only.secret == {"A": "a", "B": "own"}
+
+
+@pytest.mark.parametrize("value", ["hf_AbCd1234EfGh5678", "0f" * 20, "a" * 31, "s3cr3t-with-dashes", "two words"])
+def test_a_value_in_the_place_of_a_secret_s_name_is_not_repeated(value: str) -> None:
+    found = problem(f"secret.HF_TOKEN = {value}")
+    assert "does not belong in conf.ini" in str(found)
+    assert value not in str(found)
+
+
 def test_a_section_can_lift_a_default() -> None:
     defaults = "[DEFAULTS]\nmax_replicas = 4\nrequest_timeout = 5\nlabels = a=b\n"
     (only,) = parse(SERVER + defaults + SECTION + "max_replicas =\nrequest_timeout =\nlabels =\n").sections
@@ -265,6 +284,8 @@ def test_a_section_can_lift_a_default() -> None:
         ("model = a.pb", "model", "cannot have a default"),
         ("name = a", "name", "unknown key"),
         ("env.PATH = /x", "env.PATH", "set by modelserve itself"),
+        ("secret.A = B", "secret.A", "not the name of a secret"),
+        ("env.A = 1\nsecret.A = a", "secret.A", "Remove one of them"),
         ("max_replicas = 2\nmin_replicas = 3", "min_replicas", "(3) is more than max_replicas (2)"),
     ],
 )
@@ -387,7 +408,8 @@ def written(one: Section) -> str:
     values = {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in one}
     values |= {key: json.dumps(values[key]) for key in ("warmup", "user_config")}
     values["labels"] = ", ".join(f"{key}={value}" for key, value in one.labels.items())
-    values |= {f"env.{name}": value for name, value in values.pop("env").items()}
+    for field in ("env", "secret"):
+        values |= {f"{field}.{name}": value for name, value in values.pop(field).items()}
     needs = {"min_replicas": "max_replicas", "target_ongoing_requests": "max_replicas"}
     values = {key: "" if value is None else value for key, value in values.items()}
     values = {key: value for key, value in values.items() if values.get(needs.get(key, "route")) != ""}
@@ -432,7 +454,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(Section.model_fields)) | st.text(max_size=5).map("env.{}".format),
+    st.sampled_from(sorted(Section.model_fields))
+    | st.text(max_size=5).map("env.{}".format)
+    | st.text(max_size=5).map("secret.{}".format),
     st.text(max_size=20) | st.floats().map(str) | st.integers().map(str) | st.sampled_from(["1e9GiB", "a=b", "!"]),
 )
 @example("gpu_cost", "inf")
@@ -447,7 +471,7 @@ def test_any_value_is_read_or_refused(key: str, value: str) -> None:
             assert all(problem.message for problem in error.problems)
 
 
-KEYS = [*sorted(set(Section.model_fields) - {"name", "env"}), "env.A", "env.PATH"]
+KEYS = [*sorted(set(Section.model_fields) - {"name", "env", "secret"}), "env.A", "env.PATH", "secret.A"]
 SETTINGS = st.dictionaries(
     st.sampled_from(KEYS),
     st.sampled_from(["", "0", "1", "2", "5", "1000", "0.5", "a", "a=b", "no", "1GiB"]),

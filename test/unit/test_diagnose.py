@@ -178,6 +178,9 @@ PLANTED = {
     "url": "ZqProxyPassword7",
     "log": "ZqOnlyInTheLog7",
     "elsewhere": "ZqBehindALink7",
+    "inventory": 'Zq"Inventory Secret7',
+    "operator": "ZqOperatorFile7",
+    "served": "zqservedvalue",
     "cut": "ZqLogIsCutHere7" * 40,
 }
 
@@ -189,6 +192,11 @@ def planted(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (home / "secrets/ray_token").write_text(p["token"] + "\n")
     (home / "secrets/cut").write_text(p["cut"])
     (home / "secrets/api_keys").write_text(f"first line\n{p['line']}\nalice: {p['value']}\n")
+    (home / "secrets/values").mkdir()
+    (home / "secrets/served").mkdir()
+    (home / "secrets/inventory.json").write_text(json.dumps({"long_name_of_a_secret": p["inventory"]}))
+    (home / "secrets/values/hf_token").write_text(p["operator"] + "\n")
+    (home / "secrets/served/0a1b.json").write_text(json.dumps({"HF_TOKEN": p["served"]}))
     (home / "settings.json").write_text(json.dumps({"index_url": f"https://me:{p['index']}@host/simple", "port": 1}))
     (home / "conf.ini").write_text(f"[MODEL SERVE]\nport = 666\n[algopkg.Echo]\napi_key = {p['release']}\n")
     document = {"number": 7, "conf": f"[a]\napi_key = {p['release']}\nport = 1\n", "serve": {"t": p["value"]}}
@@ -279,3 +287,30 @@ def test_a_host_without_anything_is_collected_too(tmp_path: Path, monkeypatch: p
 
 def test_a_command_that_hangs_is_given_up() -> None:
     assert diagnose.run(["sh", "-c", "sleep 60 & sleep 60"], timeout=0.2) == (None, "no answer within 0.2 s\n")
+
+
+def test_names_of_secrets_stay_readable(planted: Path) -> None:
+    (planted / "conf.ini").write_text(
+        "[algopkg.Echo]\nsecret.HF_TOKEN = long_name_of_a_secret\nsecret.B = name_2_of_a\n"
+    )
+    log = planted / "ray/session_latest/logs/names.log"
+    log.write_text("uses long_name_of_a_secret and name_2_of_a\n")
+    files = unpack(base64.b64decode(diagnose.collect(str(planted), log_kb=4, max_files=50)["content"]))
+    assert "uses long_name_of_a_secret and name_2_of_a" in files["ray-logs/names.log"]
+
+
+def test_a_worker_s_logs_have_no_secret_that_lies_on_the_head(planted: Path, tmp_path: Path) -> None:
+    secrets = diagnose.section_secrets(str(planted))
+    assert secrets == [PLANTED["inventory"], PLANTED["operator"] + "\n"]
+    assert diagnose.section_secrets(str(tmp_path / "nothing")) == []
+    worker = tmp_path / "worker"
+    logs = worker / "ray/session_1/logs"
+    logs.mkdir(parents=True)
+    (worker / "ray/session_latest").symlink_to(worker / "ray/session_1")
+    (worker / "secrets").mkdir()
+    (logs / "replica.log").write_text(f"begin {PLANTED['operator']} {json.dumps(PLANTED['inventory'])} end\n")
+    files = unpack(base64.b64decode(diagnose.collect(str(worker), secrets=secrets)["content"]))
+    assert "begin <redacted>" in files["ray-logs/replica.log"]
+    for value in ("operator", "inventory"):
+        assert PLANTED[value] not in "".join(files.values())
+        assert json.dumps(PLANTED[value])[1:-1] not in "".join(files.values())

@@ -190,3 +190,14 @@ def test_a_site_s_certificates_are_found_where_its_distribution_keeps_them(
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(facts, "CERTIFICATES", (f"{tmp_path}/debian/**/*.crt", f"{tmp_path}/rhel/*"))
     assert [Path(path).name for path in facts.certificates()] == ["site.crt", "site.pem"]
+
+
+def test_the_names_of_an_operator_s_secrets_are_read_and_no_value(facts: ModuleType, tmp_path: Path) -> None:
+    state = facts.home_state(str(tmp_path))
+    assert (state["secrets"], state["inventory_secrets"]) == ([], False)
+    (tmp_path / "secrets" / "values" / "directory").mkdir(parents=True)
+    (tmp_path / "secrets" / "values" / "hf_token").write_text("planted-4f9c1d7e")
+    (tmp_path / "secrets" / "inventory.json").write_text('{"other": "planted-4f9c1d7e"}')
+    state = facts.home_state(str(tmp_path))
+    assert (state["secrets"], state["inventory_secrets"]) == (["hf_token"], True)
+    assert "planted" not in str(state)

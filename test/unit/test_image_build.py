@@ -123,7 +123,7 @@ def test_apt_gets_a_mirror_s_password_by_a_file(tmp_path: Path) -> None:
     assert login.read_text() == "machine https://mirror.example:8443/debian login ann password se+cret\n"
     assert login.stat().st_mode & 0o777 == 0o600
     assert '--customize-hook=rm "$1/etc/apt/auth.conf.d/mirror.conf"' in words
-    ((imported, environment),) = commands.calls()
+    ((imported, _),) = commands.calls()
     assert imported[1] == "import" and "cret" not in " ".join(imported)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp.")] == [], "nothing stays"
 

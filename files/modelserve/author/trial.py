@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.replica.arguments import LocalServerArgs, TryOnceArgs
+from modelserve.security.section_secrets import SectionSecrets
 from modelserve.serve.application import args_of
 from modelserve.serve.contract import AppArgs, UserConfig
 from modelserve.settings import Settings
@@ -34,11 +35,13 @@ class Trial:
         section: the section of conf.ini; a made-up one where the package has none.
         package: directory of the package.
         zoo: directory of the model files.
+        secrets: values of the section's secrets, by environment variable.
     """
 
     section: Section
     package: Path
     zoo: Path
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def args(self) -> AppArgs:
@@ -56,7 +59,7 @@ class Trial:
     @property
     def variables(self) -> dict[str, str]:
         """The environment variables of its process."""
-        return {**os.environ, **self.section.env}
+        return {**os.environ, **self.section.env, **self.secrets}
 
 
 def prepare(settings: Settings, name: str, root: Path | None = None, **overrides: str | None) -> Trial:
@@ -69,7 +72,8 @@ def prepare(settings: Settings, name: str, root: Path | None = None, **overrides
         overrides: values for keys of the section, as conf.ini has them; None leaves a key as it is.
 
     Raises:
-        UserError: the package, class or model does not exist, or the package has several classes.
+        UserError: the package, class or model does not exist, the package has several classes, or a secret of the
+            section has no value here.
     """
     root = root or settings.home
     package, zoo = root / "algopkg" / name, root / "Model_ZOO"
@@ -89,7 +93,7 @@ def prepare(settings: Settings, name: str, root: Path | None = None, **overrides
     problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", models, "the test")
     if problems:
         raise UserError(problems)
-    return Trial(section, package, zoo)
+    return Trial(section, package, zoo, _secrets(section, settings))
 
 
 def environment_of(settings: Settings, package: Path, progress: Callable[[str], None]) -> Environment:
@@ -168,7 +172,7 @@ def shell(
         progress: called with a line about each long step.
 
     Raises:
-        UserError: there is no such package, or its environment cannot be built.
+        UserError: there is no such package, its environment cannot be built, or a secret has no value here.
     """
     root = (root or settings.home).absolute()
     package = root / "algopkg" / name
@@ -177,7 +181,7 @@ def shell(
     section = _section(root, settings, name)
     environment = environment_of(settings, package, progress).path
     path = f"{environment}/bin:{os.environ.get('PATH', '')}"
-    own = {} if section is None else section.env
+    own = {} if section is None else {**section.env, **_secrets(section, settings)}
     variables = {**os.environ, **own, "PATH": path, "CONDA_PREFIX": str(environment), "PYTHONPATH": str(package)}
     os.chdir(package)
     if command is None:
@@ -209,3 +213,33 @@ def _section(root: Path, settings: Settings, name: str) -> Section | None:
             if conf is not None:  # the next file is the one that Ansible made of the template
                 return next((section for section in conf.sections if section.name == name), None)
     return None
+
+
+def _secrets(section: Section, settings: Settings) -> dict[str, str]:
+    """Return the values of a section's secrets: the author's environment variables, else, on the head, the cluster's.
+
+    Raises:
+        UserError: secrets that have neither.
+    """
+    if not section.secret:
+        return {}
+    secrets = SectionSecrets(settings)
+    names = {} if _is_unreadable(settings) else secrets.names()
+    values, problems = {}, []
+    for variable, name in section.secret.items():
+        if value := os.environ.get(variable):
+            values[variable] = value
+        elif name in names:
+            values[variable] = secrets.value(name)
+        else:
+            location = Location("conf.ini", parser.SECTION_PREFIX + section.name, f"secret.{variable}")
+            fix = f"Set it for this run: 'read -rs {variable}; export {variable}' keeps it out of the shell's history"
+            problems.append(location.problem(f"{variable} is not set in your environment", fix))
+    if problems:
+        raise UserError(problems)
+    return values
+
+
+def _is_unreadable(settings: Settings) -> bool:
+    """Return whether the head's secrets are not there, or are closed to this user: an author is not an operator."""
+    return not os.access(settings.home / "secrets", os.R_OK | os.X_OK)

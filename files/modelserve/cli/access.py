@@ -1,9 +1,11 @@
-"""The commands about access: the clients' keys, and the certificate that clients trust."""
+"""The commands about access: the clients' keys, the sections' secrets, and the certificate that clients trust."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from modelserve.cli.options import Command, between
@@ -13,6 +15,7 @@ from modelserve.settings import Settings
 
 if TYPE_CHECKING:
     from modelserve.security.keys import Keys
+    from modelserve.security.section_secrets import SectionSecrets
 
 
 def register(command: Command) -> None:
@@ -28,6 +31,9 @@ def register(command: Command) -> None:
     keys.add_argument(
         "--max-concurrent", type=limit, metavar="N", help="for add: concurrent requests, 0 for any number"
     )
+    secrets = command("secrets", _secrets, "List the secrets that sections can refer to, set one, or remove one.")
+    secrets.add_argument("action", nargs="?", choices=("list", "set", "remove"), default="list")
+    secrets.add_argument("name", nargs="?", help="for set and remove: the secret; set reads its value from stdin")
     certificate = command(
         "certificate", _certificate, "Print the certificate of the cluster's CA, which clients trust."
     )
@@ -71,6 +77,46 @@ def _list_keys(options: argparse.Namespace, keys: Keys) -> None:
     kept = keys.all()
     rows = [key.model_dump(exclude={"sha256"}) for key in kept]
     emit(options, {"keys": rows}, lambda: keys_table(kept, keys.of_inventory()))
+
+
+def _secrets(options: argparse.Namespace) -> None:
+    from modelserve.security.section_secrets import SectionSecrets
+
+    secrets = SectionSecrets(Settings.load())
+    if options.action == "list":
+        _list_secrets(options, secrets)
+        return
+    if not options.name:
+        raise UserError(f"'secrets {options.action}' takes a secret's name", "modelserve secrets --help")
+    if options.action == "remove":
+        secrets.remove(options.name)
+    else:
+        secrets.set(options.name, _value_from_stdin())
+    done = "removed" if options.action == "remove" else "set"
+    emit(options, {"name": options.name}, f"{options.name} is {done}; 'modelserve apply' starts replicas that need it")
+
+
+def _value_from_stdin() -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass("value: ")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise UserError("the value is not UTF-8 text", "Write it as base64, which the package decodes") from None
+
+
+def _list_secrets(options: argparse.Namespace, secrets: SectionSecrets) -> None:
+    from modelserve.cli.tables import secrets_table
+    from modelserve.config import parser
+    from modelserve.security.section_secrets import uses
+
+    conf_file = Settings.load().conf_file
+    references = uses(parser.load(conf_file)[0], "conf.ini") if conf_file.exists() else []
+    rows = [
+        {"name": name, "from": source, "used_by": [str(place) for used, place in references if used == name]}
+        for name, source in secrets.names().items()
+    ]
+    emit(options, {"secrets": rows}, lambda: secrets_table(rows))
 
 
 def _certificate(options: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import time
 from collections.abc import Callable
 
@@ -18,9 +20,10 @@ HEALTH_WAIT = "for health: seconds to wait until it is healthy"
 def register(command: Command) -> None:
     """Add the commands."""
     node = command("node", _node, "Run Ray in this container.")
-    node.add_argument("action", choices=("head", "worker", "health", "sync"))
+    node.add_argument("action", choices=("head", "worker", "health", "sync", "secrets"))
     node.add_argument("--role", choices=("head", "worker"), default="head", help="for health: the role of this node")
     add_wait(node, HEALTH_WAIT)
+    node.add_argument("--id", default="", help="for secrets: of the values that a replica needs; prints them as JSON")
     node.add_argument("--options", type=json_object, default={}, help="options of the node, as JSON")
     gateway = command("gateway", _gateway, "Run the gateway in this container.")
     gateway.add_argument("action", choices=("run", "health", "refresh", "sync", "sync-health"))
@@ -49,8 +52,17 @@ def _node(options: argparse.Namespace) -> None:
         _wait_for(options.wait, lambda: health.health(options.role, settings), lambda: health.join_progress(settings))
     elif options.action == "sync":
         join.sync_after_joining(settings, options.options["head_address"])
+    elif options.action == "secrets":
+        _secrets(settings, options.id)
     else:
         node.run(options.action, settings, **options.options)
+
+
+def _secrets(settings: Settings, secrets_id: str) -> None:
+    from modelserve.store import secret_values
+
+    head = os.environ.get("MODELSERVE_HEAD", "")
+    print(json.dumps(secret_values.read(settings, head, secrets_id, to_stderr)))
 
 
 def _gateway(options: argparse.Namespace) -> None:

@@ -190,8 +190,10 @@ def _all_run(rows: list[dict[str, Any]]) -> bool:
 def _check(options: argparse.Namespace) -> None:
     from modelserve.config import parser, project
     from modelserve.models import zoo
+    from modelserve.security.section_secrets import SectionSecrets, missing, uses
 
-    root = options.project or Settings.load().home
+    settings = Settings.load()
+    root = options.project or settings.home
     file = "conf.ini" if options.conf in (None, "-") else options.conf
     if options.conf == "-":
         conf = parser.parse(sys.stdin.read(), file)
@@ -201,13 +203,19 @@ def _check(options: argparse.Namespace) -> None:
     models = {path.name for path in directory.glob("*") if path.is_file()}
     models |= {model.file for model in zoo.read(directory)}
     problems = project.check(conf, root / "algopkg", models, file)
+    references = [(name, missing(name, location)) for name, location in uses(conf, file)]
+    if references and (options.project, options.conf) == (None, None):  # the head's own files
+        names = SectionSecrets(settings).names()
+        problems += [problem for name, problem in references if name not in names]
     if problems:
         raise UserError(problems)
     # The environment variables of a section may be secret, and Ansible shows this document with -v.
     sections = {section.name: section.model_dump(exclude={"env"}) for section in conf.sections}
     worker = list(PORTS.values())
     ports = {"worker": worker, "head": [*worker, *HEAD_PORTS.values(), *SERVICE_PORTS.values()]}
-    document = {"port": conf.port, "sections": sections, "ports": ports}
+    # Ansible compares them with the secrets that the head has, or gets.
+    secrets = [{"name": name, "missing": str(problem)} for name, problem in references]
+    document = {"port": conf.port, "sections": sections, "ports": ports, "secrets": secrets}
     emit(options, document, f"{file}: {len(conf.sections)} algorithms, no problem found")
 
 

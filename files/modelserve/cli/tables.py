@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from modelserve.config.routes import FULL_WEIGHT
 from modelserve.deploy.plan import SIGNS, Difference, Plan
@@ -40,7 +41,15 @@ def _difference(difference: Difference) -> str:
     how = "new replicas" if difference.new_replicas else "in place"
     if difference.what in ("code", "environment", "model", "env"):
         return f"{difference.what} ({how})"
+    if difference.concerns_secret:
+        return f"{difference.what} {_verb(difference)} ({how})"
     return f"{difference.what}: {_short(difference.old)} -> {_short(difference.new)} ({how})"
+
+
+def _verb(difference: Difference) -> str:
+    if difference.old is None or difference.new is None:
+        return "added" if difference.old is None else "removed"
+    return "changed"
 
 
 def _short(value: Any) -> str:
@@ -174,6 +183,16 @@ def keys_table(keys: list[Key], of_inventory: set[str]) -> str:
         limits = ["default" if value is None else str(value or "any") for value in (key.rate, key.max_concurrent)]
         source = "inventory" if key.client in of_inventory else key.created.partition("T")[0]
         table.add_row(key.client, ", ".join(key.algorithms) or "all", *limits, source)
+    return "\n".join(_lines(table))
+
+
+def secrets_table(rows: list[dict[str, Any]]) -> str:
+    """Return the secrets as a table: their names, where they come from, and what refers to them."""
+    if not rows:
+        return "there is no secret yet: modelserve secrets set NAME"
+    table = Table("secret", "from", "used by", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(row["name"], row["from"], Text("\n".join(row["used_by"]) or "-"))
     return "\n".join(_lines(table))
 
 

@@ -14,6 +14,7 @@ from modelserve.ports import HEAD_PORTS, PORTS
 from modelserve.serve.api import GPU_LABEL, MIG, NAME_LABEL
 from modelserve.serve.environment import gcs_directory, node_environment
 from modelserve.settings import Settings
+from modelserve.store import secret_values
 from modelserve.store.manifest import NAME, Manifest, Versions
 from modelserve.store.store import Store
 from modelserve.util.endpoints import endpoint
@@ -87,6 +88,7 @@ def run(role: str, settings: Settings, **options: Any) -> None:
     if role == "head":
         gcs_directory(home).mkdir(exist_ok=True)
         publish_versions(settings)
+        secret_values.publish_again(settings)
     else:
         wait_for_content(settings, options["head_address"], options.get("name", ""))
         start_sync_after_joining(options["head_address"])

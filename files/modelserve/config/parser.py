@@ -19,7 +19,8 @@ DEFAULTS_SECTION = "DEFAULTS"
 SECTION_PREFIX = "algopkg."
 # Keys that define one algorithm: [DEFAULTS] cannot have them.
 OWN_KEYS = ("backend", "model", "route", "weight", "warmup", "user_config", "batch_size", "batch_wait")
-ENV = "env."
+# Keys that set an environment variable, ``env.<NAME>`` and ``secret.<NAME>``.
+ENV, SECRET = "env.", "secret."
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -179,14 +180,18 @@ def _contradictions(section: Section, written: dict[str, dict[str, str]], file: 
         yield locations[0].problem(contradiction.message, contradiction.fix)
 
 
-def _environment(written: dict[str, str], location: Location, problems: list[Problem]) -> dict[str, str]:
-    """Remove the ``env.<NAME>`` keys from a section and return the variables by name."""
+def _variables(field: str, written: dict[str, str], location: Location, problems: list[Problem]) -> dict[str, str]:
+    """Remove the ``env.<NAME>`` or ``secret.<NAME>`` keys from a section and return their values by name."""
+    prefix = {"env": ENV, "secret": SECRET}[field]
     variables = {}
-    for key in [key for key in written if key.startswith(ENV)]:
-        name, value = key.removeprefix(ENV), written.pop(key)
-        message = values.variable_problem(name, value)
+    for key in [key for key in written if key.startswith(prefix)]:
+        name, value = key.removeprefix(prefix), written.pop(key)
+        if field == "secret":
+            message, fix = values.secret_problem(name, value)
+        else:
+            message, fix = values.variable_problem(name, value), "Choose another name"
         if message:
-            problems.append(location.at(key).problem(message, "Choose another name"))
+            problems.append(location.at(key).problem(message, fix))
         else:
             variables[name] = value
     return variables
@@ -209,10 +214,10 @@ def _validated(
         fixed: values of fields that are not keys of the section.
     """
     known = [key for key in model.model_fields if key not in fixed]
-    if "env" in known:
-        known.remove("env")
-        variables = _environment(written, location, problems)
-        fixed = {**fixed, "env": variables} if variables else fixed
+    for field in [field for field in ("env", "secret") if field in known]:
+        known.remove(field)
+        variables = _variables(field, written, location, problems)
+        fixed = {**fixed, field: variables} if variables else fixed
     for key in [key for key in written if key not in known]:
         near = difflib.get_close_matches(key.lower(), known, n=1)
         names = [model.model_fields[name].title or name for name in model.model_fields if name not in fixed]

@@ -32,6 +32,10 @@ def contradictions(section: Section, own: Container[str]) -> Iterator[Contradict
     for key, needed in _NEEDS.items():
         if key in own and (needed not in section.model_fields_set or getattr(section, needed) is None):
             yield Contradiction((key,), f"means nothing without {needed}", f"Add {needed}, or remove it")
+    for name in sorted(section.secret.keys() & section.env.keys()):
+        yield Contradiction(
+            (f"secret.{name}", f"env.{name}"), f"{name} is also set by env.{name}", "Remove one of them"
+        )
     yield from _of_scaling(section)
     if section.batch_size > section.concurrency:
         yield Contradiction(

@@ -121,6 +121,11 @@ class Section(BaseModel):
     env: dict[str, str] = Field(
         {}, title="env.<NAME>", description="The environment variable `<NAME>` of the replicas."
     )
+    secret: dict[str, str] = Field(
+        {},
+        title="secret.<NAME>",
+        description="The name of a secret, whose value is the environment variable `<NAME>` of the replicas.",
+    )
     update: Literal["rolling", "recreate"] = Field(
         "rolling",
         description="`rolling` starts new replicas before old ones stop; `recreate` stops first: no spare GPU needed.",

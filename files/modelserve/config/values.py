@@ -1,4 +1,4 @@
-"""Parse values of conf.ini: sizes, labels and names of environment variables."""
+"""Parse values of conf.ini: sizes, labels, and names of environment variables and of secrets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # modelserve and Ray set these: a replica with other values would not find its Python or its cluster.
 _OWN_VARIABLES = ("PATH", "CONDA_PREFIX")
 _OWN_PREFIXES = ("MODELSERVE_", "RAY_")
+# Short and without capitals, so that most values are no names: messages repeat a name, and never anything else.
+_SECRET = re.compile(r"[a-z][a-z0-9_]{0,29}")
+SECRET_NAMES = "A name is a small letter, then small letters, digits and '_', 30 at most"
 
 
 def bytes_of(text: str) -> int:
@@ -57,3 +60,23 @@ def variable_problem(name: str, value: str) -> str:
     if "\0" in value:
         return f"the value of {name} holds a NUL"
     return ""
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a secret can have this name."""
+    return bool(_SECRET.fullmatch(name))
+
+
+def secret_problem(variable: str, name: str) -> tuple[str, str]:
+    """Return what is wrong with ``secret.<variable> = <name>``, and the fix; two empty texts for a valid one.
+
+    The messages do not repeat an invalid name: it may be the secret itself.
+    """
+    message = variable_problem(variable, "")
+    if message:
+        return message, "Choose another name"
+    if not name:
+        return "names no secret", f"Write secret.{variable} = {variable.lower()[:30]}"
+    if not is_secret_name(name):
+        return "is not the name of a secret", f"{SECRET_NAMES}. A value does not belong in conf.ini"
+    return "", ""

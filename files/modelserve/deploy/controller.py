@@ -18,6 +18,7 @@ from modelserve.deploy.publish import Publisher
 from modelserve.deploy.releases import Releases, Target, user
 from modelserve.deploy.resolve import Resolved, Resolver
 from modelserve.deploy.rollout import Retiring, Rollout
+from modelserve.deploy.secret_references import SecretReferences
 from modelserve.deploy.status import algorithm_statuses
 from modelserve.errors import UserError
 from modelserve.gateway.gateway import Gateway
@@ -79,8 +80,9 @@ class Controller:
         self._ray = RayAPI(settings)
         self._gateway = Gateway(settings, progress)
         self._releases = Releases(settings.home / "releases", settings.keep_releases, progress)
-        self._resolver = Resolver(settings, self._store, progress)
-        self._publisher = Publisher(settings, self._store, self._releases, progress)
+        self._secrets = SecretReferences(settings, progress)
+        self._resolver = Resolver(settings, self._store, self._secrets, progress)
+        self._publisher = Publisher(settings, self._store, self._releases, self._secrets, progress)
         self._rollout = Rollout(settings, self._ray, progress)
 
     def read(self) -> tuple[Conf, str]:
@@ -134,19 +136,23 @@ class Controller:
     def rollback(self, number: int | None = None, allow_downtime: bool = False) -> Applied:
         """Return to a release: its code, environments, models and configuration, from the store. Build nothing.
 
+        Secrets keep the values that they have now.
+
         Args:
             number: the release; None chooses the one before the last.
             allow_downtime: as for :meth:`apply`.
 
         Raises:
             UserError: there is no such release, it was made for another Python or Ray, its content is not in the
-                store, or an algorithm failed. What was served before is served still.
+                store, the cluster does not have one of its secrets, or an algorithm failed. What was served before
+                is served still.
         """
         started = time.monotonic()
         with self._lock():
             release = self._releases.choose(number)
             target, number = release.target, release.number
             self._require_content(target, number)
+            target = self._secrets.renew(target, number)
             plan = self._compare(target)
             recorded = self._execute(target, plan, False, allow_downtime, number) if plan else None
             return Applied(plan, recorded, bool(plan), time.monotonic() - started, number)

@@ -12,6 +12,7 @@ from modelserve.serve.application import Applications
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 
 _ENV = "env"
+_SECRET, _SECRETS = "secret ", "args.secrets."
 HIDDEN = "(hidden)"
 # The name that users know for a place in an application's document, and whether a difference needs new replicas.
 _MEANING: dict[str, tuple[str, bool]] = {
@@ -68,9 +69,14 @@ class Difference:
     new: Any
     new_replicas: bool
 
+    @property
+    def concerns_secret(self) -> bool:
+        """Whether it is that of a secret: ``what`` is ``secret <name>``, the values are digests."""
+        return self.what.startswith(_SECRET)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as a JSON document, without environment variables: they may be secret."""
-        if self.what != _ENV:
+        if self.what != _ENV and not self.concerns_secret:
             return dict(vars(self))
         old, new = (None if value is None else HIDDEN for value in (self.old, self.new))
         return {"what": self.what, "old": old, "new": new, "new_replicas": self.new_replicas}
@@ -194,6 +200,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
 
 
 def _meaning(place: str) -> tuple[str, bool]:
+    if place.startswith(_SECRETS):
+        return _SECRET + place.removeprefix(_SECRETS), True
     for prefix, meaning in _MEANING.items():
         if place == prefix or place.startswith(prefix + "."):
             return meaning
@@ -214,7 +222,11 @@ def _places(app: dict[str, Any]) -> dict[str, Any]:
                     options["num_replicas"] = options.pop("autoscaling_config")
                 places |= {f"deployments.{option}": setting for option, setting in options.items()}
         elif key == "args":
-            places |= {f"args.{argument}": setting for argument, setting in value.items()}
+            places |= {f"args.{argument}": setting for argument, setting in value.items() if argument != "secrets"}
+            # A secret is known by its name: two variables of one section can have the same.
+            secrets = value.get("secrets") or {}
+            for variable, secret in sorted(secrets.items()):
+                places.setdefault(f"args.secrets.{secret['name']}", {"digest": secret["digest"]})[variable] = True
         elif key == "runtime_env":
             variables = value.get("env_vars") or {}
             places |= {f"runtime_env.{option}": setting for option, setting in value.items() if option != "env_vars"}

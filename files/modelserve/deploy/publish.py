@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 
 from modelserve.deploy.releases import Releases
+from modelserve.deploy.secret_references import SecretReferences
 from modelserve.environments.resolve import EnvironmentResolver
 from modelserve.serve.application import Applications
 from modelserve.settings import Settings
@@ -17,18 +18,21 @@ Progress = Callable[[str], None]
 
 
 class Publisher:
-    """Writes the store's manifest and replicates the store to the workers."""
+    """Writes the store's manifest and the secrets' values, and replicates the store to the workers."""
 
-    def __init__(self, settings: Settings, store: Store, releases: Releases, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, releases: Releases, secrets: SecretReferences, progress: Progress
+    ) -> None:
         self._settings = settings
         self._store = store
         self._releases = releases
+        self._secrets = secrets
         self._progress = progress
         # Paths that every worker has: those that were alive fetched them, those that joined later did so before.
         self._distributed_file = settings.home / "spread.json"
 
     def publish(self, *needed: Applications, kept: Applications | None = None) -> tuple[str, ...]:
-        """Write the manifest.
+        """Write the manifest, and what replicas find of their secrets.
 
         Args:
             needed: applications to run; every node fetches their content before it joins.
@@ -37,6 +41,8 @@ class Publisher:
         Returns:
             The paths below the store that stay.
         """
+        latest = self._releases.latest()  # an apply that was interrupted may return to it
+        self._secrets.publish([*needed, *([latest.target.applications] if latest else [])])
         base = str(EnvironmentResolver(self._settings, self._store).base().path.relative_to(self._store.root))
         paths = [base, *(path for applications in needed for path in manifest.paths_of(applications, self._store))]
         complete = dict.fromkeys(path for path in paths if (self._store.root / path).exists())

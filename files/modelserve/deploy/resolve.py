@@ -10,6 +10,7 @@ from modelserve.config import parser, project
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
 from modelserve.deploy.releases import Target
+from modelserve.deploy.secret_references import SecretReferences
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import UserError
@@ -40,9 +41,10 @@ class Resolved:
 class Resolver:
     """Reads the project on the head."""
 
-    def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
+    def __init__(self, settings: Settings, store: Store, secrets: SecretReferences, progress: Progress) -> None:
         self._settings = settings
         self._store = store
+        self._secrets = secrets
         self._progress = progress
 
     def read(self) -> tuple[Conf, str]:
@@ -68,9 +70,11 @@ class Resolver:
         """Find the content of everything in conf.ini, without building it.
 
         Raises:
-            UserError: conf.ini is wrong, a model is not what models.yml describes, or requirements cannot be met.
+            UserError: conf.ini is wrong, the cluster lacks a secret, a model is not what models.yml describes, or
+                requirements cannot be met.
         """
         conf, text = self.read()
+        self._secrets.read(conf, str(self._settings.conf_file))
         models = {name for section in conf.sections for name in section.model}
         verified = self._store.root / "signatures.json"
         zoo.require_described(self._settings.model_zoo, models, self._store.sha256, verified)
@@ -108,7 +112,8 @@ class Resolver:
     def _application(self, section: Section, environment: Environment) -> Application:
         package = self._store.package_path(section.name, self._package(section))
         models = map(self._store.model_path, self._models(section))
-        return Application.from_section(section, package, models, environment.path)
+        secrets = self._secrets.of_section(section)
+        return Application.from_section(section, package, models, environment.path, secrets)
 
     def _package(self, section: Section) -> Path:
         return self._settings.algopkg / section.name

@@ -7,16 +7,12 @@ off. ``/healthz`` names the configuration that answers, so an apply can wait for
 
 from __future__ import annotations
 
-import base64
 import enum
-import hashlib
 import time
 import urllib.error
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-
-from cryptography.fernet import Fernet, InvalidToken
 
 from modelserve.errors import UserError
 from modelserve.gateway.haproxy import (
@@ -28,6 +24,7 @@ from modelserve.gateway.haproxy import (
     url_of,
 )
 from modelserve.gateway.targets import Targets
+from modelserve.security import encryption
 from modelserve.settings import RemoteGateway, Settings
 from modelserve.util.files import write_atomically
 from modelserve.util.http import local_opener
@@ -35,6 +32,7 @@ from modelserve.util.http import local_opener
 Progress = Callable[[str], None]
 DIRECTORY = "gateways"  # below the store
 TARGETS = "@targets"  # no host in an inventory has such a name
+_USE = "gateway"  # of what is encrypted
 DOWN_AFTER_S = 3
 STALE_AFTER_S = 20
 _POLL_S = 0.1
@@ -81,7 +79,7 @@ class RemoteGateways:
             file = directory / name
             text = configuration.model_dump_json()
             if not (file.exists() and decrypt(self._settings, file.read_bytes()) == text):
-                write_atomically(file, _cipher(self._settings).encrypt(text.encode()).decode(), 0o600)
+                write_atomically(file, encryption.encrypt(self._settings, _USE, text), 0o600)
                 changed = True
         return changed
 
@@ -178,18 +176,9 @@ def _header(url: str, name: str) -> str | None:
         return None
 
 
-def _cipher(settings: Settings) -> Fernet:
-    # The token is random, so that a plain hash makes a key of it; the text before it makes a key for this use alone.
-    token = settings.token_file.read_bytes().strip()
-    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"modelserve gateway " + token).digest()))
-
-
 def decrypt(settings: Settings, encrypted: bytes) -> str | None:
     """Return the text of a configuration in the store; None where it was encrypted with another token."""
-    try:
-        return _cipher(settings).decrypt(encrypted).decode()
-    except InvalidToken:
-        return None
+    return encryption.decrypt(settings, _USE, encrypted)
 
 
 def publish_targets(settings: Settings, targets: Targets) -> None:
@@ -204,4 +193,4 @@ def publish_targets(settings: Settings, targets: Targets) -> None:
         return
     text = targets.model_dump_json()
     if not (file.exists() and decrypt(settings, file.read_bytes()) == text):
-        write_atomically(file, _cipher(settings).encrypt(text.encode()).decode(), 0o600)
+        write_atomically(file, encryption.encrypt(settings, _USE, text), 0o600)

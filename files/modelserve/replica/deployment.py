@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelserve.replica import exits, memory, print_compat, ray_compat
+from modelserve.replica import exits, memory, print_compat, ray_compat, secret_variables
 from modelserve.replica.application import Application
 from modelserve.replica.health import Health
 from modelserve.replica.package import Backend
@@ -29,12 +29,17 @@ class Algorithm:
 
         Args:
             args: fields of :class:`AppArgs`.
+
+        Raises:
+            RuntimeError: the values of the section's secrets are not available.
+            Exception: whatever loading the backend raises.
         """
         parsed = AppArgs.model_validate(args)
         ray_compat.bind_within(INTERNAL_PORTS)
         print_compat.fix_print()
         exits.report_exits(logger.error)
         memory.start(parsed.memory_limit, logger.error)
+        secret_variables.set_variables(parsed)
         self.backend = Backend(parsed)
         self.health = Health(
             self.backend.runner.running,

@@ -11,7 +11,7 @@ from typing import Any
 from modelserve import hashing
 from modelserve.config.routes import Limits, prefix_of
 from modelserve.config.section import Section
-from modelserve.serve.contract import AppArgs, UserConfig
+from modelserve.serve.contract import AppArgs, Secret, UserConfig
 
 IMPORT_PATH = "modelserve.serving:build"
 # Time until Serve notices a dead replica; its default is 10.
@@ -162,7 +162,14 @@ class Application:
     _document: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
-    def from_section(cls, section: Section, package: Path, models: Iterable[Path], environment: Path) -> Application:
+    def from_section(
+        cls,
+        section: Section,
+        package: Path,
+        models: Iterable[Path],
+        environment: Path,
+        secrets: Mapping[str, Secret] | None = None,
+    ) -> Application:
         """Return the application of a section.
 
         Args:
@@ -170,17 +177,16 @@ class Application:
             package: the package's snapshot in the store.
             models: the model files in the store.
             environment: the environment's prefix.
+            secrets: by environment variable: the section's secrets.
         """
         files = tuple(models)
         variables = _activation(environment) | section.env
-        args = args_of(section, package, files)
+        args = args_of(section, package, files, secrets)
         resources = Resources(section.cpu_cost, section.gpu_cost, section.memory, section.labels)
-        # What needs new replicas when it changes.
-        fixed = [_runtime_env(environment, variables), args.to_serve(), resources.to_serve()]
         user_config = UserConfig(
             user_config=section.user_config,
             warmup=section.warmup,
-            identity=hashing.of_value(fixed),
+            identity=_identity(_runtime_env(environment, variables), args.to_serve(), resources.to_serve()),
             request_timeout=section.request_timeout,
             max_queued_requests=section.max_queued_requests,
             retry_unanswered=section.retry_unanswered,
@@ -257,6 +263,23 @@ class Application:
         document["deployments"][0]["max_surge_percent"] = SURGE_PERCENT["recreate"]
         return replace(self, update="recreate", _document=document)
 
+    def with_secrets(self, secrets: Mapping[str, Secret]) -> Application:
+        """Return the application with other digests of its secrets, by environment variable."""
+        args = self.args.model_copy(update={"secrets": dict(secrets)})
+        if args == self.args:
+            return self
+        document = self.to_serve()
+        document["args"]["secrets"] = args.to_serve()["secrets"]
+        (deployment,) = document["deployments"]
+        identity = _identity(document["runtime_env"], document["args"], deployment.get("ray_actor_options", {}))
+        deployment["user_config"]["identity"] = identity
+        return replace(
+            self,
+            args=args,
+            user_config=self.user_config.model_copy(update={"identity": identity}),
+            _document=document,
+        )
+
     def to_serve(self) -> dict[str, Any]:
         """Return the ``ServeApplicationSchema`` document (Ray 2.60)."""
         if self._document is not None:
@@ -301,13 +324,16 @@ def limits_of(application: Application) -> Limits:
     )
 
 
-def args_of(section: Section, package: Path, models: Iterable[Path]) -> AppArgs:
+def args_of(
+    section: Section, package: Path, models: Iterable[Path], secrets: Mapping[str, Secret] | None = None
+) -> AppArgs:
     """Return what a replica of a section is made of.
 
     Args:
         section: the section.
         package: the package's directory.
         models: the model files.
+        secrets: by environment variable: the secrets that the replica fetches; None: its process has them already.
     """
     return AppArgs(
         name=section.name,
@@ -319,7 +345,13 @@ def args_of(section: Section, package: Path, models: Iterable[Path]) -> AppArgs:
         batch_size=section.batch_size,
         batch_wait=section.batch_wait,
         memory_limit=section.memory_limit,
+        secrets=dict(secrets or {}),
     )
+
+
+def _identity(runtime_env: Mapping[str, Any], args: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
+    """Return the hash of everything that needs new replicas when it changes."""
+    return hashing.of_value([runtime_env, args, resources])
 
 
 def _activation(environment: Path) -> dict[str, str]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from modelserve import hashing
+
 # Below an algorithm's route: the schemas of its request and its answer.
 SCHEMA_PATH = "/schema"
 # From the gateway to a replica: how many requests per replica wait in the algorithm's queue.
@@ -14,6 +16,20 @@ QUEUED_HEADER = "X-Modelserve-Queued"
 UNHEALTHY_LINE = "replica is unhealthy: "
 MEMORY_LINE = "the node's memory is nearly full: "
 EXIT_LINE = "replica ends itself with exit code "
+
+
+class Secret(BaseModel):
+    """A secret that a section refers to.
+
+    Attributes:
+        name: its name in the cluster.
+        digest: keyed digest of its value, from which nobody can tell the value.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    digest: str
 
 
 class AppArgs(BaseModel):
@@ -29,6 +45,7 @@ class AppArgs(BaseModel):
         batch_wait: longest time in seconds that the first request of a batch waits for others.
         memory_limit: largest memory of a replica in bytes, above which it ends; 0: no limit.
         configured: whether the section has a ``user_config``; removing it needs replicas that never had one.
+        secrets: by environment variable: the secret that is its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +59,13 @@ class AppArgs(BaseModel):
     batch_size: int = 1
     batch_wait: float = 0.01
     memory_limit: int = 0
+    secrets: dict[str, Secret] = {}
+
+    @property
+    def secrets_id(self) -> str:
+        """The name under which the head keeps the values of these secrets; empty without any."""
+        references = {variable: secret.model_dump() for variable, secret in self.secrets.items()}
+        return hashing.of_value(references) if references else ""
 
     def to_serve(self) -> dict[str, Any]:
         """Return the ``args`` of a Serve application.
@@ -49,7 +73,8 @@ class AppArgs(BaseModel):
         An option that a section does not use is left out: a new option of modelserve must not restart replicas.
         """
         unused = set() if self.batch_size > 1 else {"batch_size", "batch_wait"}
-        return self.model_dump(exclude=unused if self.memory_limit else {*unused, "memory_limit"})
+        unused |= {option for option in ("memory_limit", "secrets") if not getattr(self, option)}
+        return self.model_dump(exclude=unused)
 
 
 class UserConfig(BaseModel):

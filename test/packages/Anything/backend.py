@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import decimal
+import hashlib
 import os
 import pathlib
 import sqlite3
@@ -50,6 +51,7 @@ class Anything(modelserve.AlgoBackend):
             "end": lambda params: os._exit(3),
             "crash": self.crash,
             "fatal": self.fatal,
+            "variable": lambda params: hashlib.sha256(os.environ[params["name"]].encode()).hexdigest(),
         }
         if params.get("note"):  # who counts how often a request ran
             with pathlib.Path("/tmp/anything.notes").open("a") as stream:
