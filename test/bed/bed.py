@@ -208,6 +208,13 @@ def authorize(host: str, names: Sequence[str] = ()) -> None:
         run(*command, stdin=_public_key())
 
 
+def remove(host: str) -> None:
+    """Remove one host and its volumes."""
+    run("docker", "rm", "--force", "--volumes", container(host))
+    for volume in run("docker", "volume", "ls", "-q", "--filter", f"name=^{container(host)}-").split():
+        run("docker", "volume", "rm", volume)
+
+
 def down(images: bool = False) -> None:
     """Remove the bed; with ``images``, those of all beds too."""
     own = f"label={LABEL}={BED}"
@@ -259,6 +266,12 @@ def inventory_variables(host: str, of_hosts: Traits | None = None) -> dict[str, 
     """The variables of a host in the inventory; ``of_hosts`` as for :func:`values`."""
     of_hosts = hosts() if of_hosts is None else of_hosts
     return traits.variables(of_hosts.get(host, ()), values(host, of_hosts))
+
+
+def node_address(host: str) -> str:
+    """The address of a host in the cluster."""
+    settings = inventory_variables(host)
+    return str(settings.get("modelserve_node_ip", settings["ansible_host"]))
 
 
 def known_hosts_line(host: str, of_hosts: Traits | None = None) -> str:
