@@ -360,7 +360,7 @@ def _wait_for_login(host: str) -> None:
         time.sleep(0.5)
 
 
-def _odd_hosts(entries: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def odd_hosts(entries: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The traits by host, of ``HOST=TRAIT,TRAIT`` each."""
     return {host: traits.parse(names) for host, _, names in (entry.partition("=") for entry in entries)}
 
@@ -388,7 +388,7 @@ def main() -> None:
         return
     try:
         if options.command == "up":
-            up(options.workers, options.docker, _odd_hosts(options.odd))
+            up(options.workers, options.docker, odd_hosts(options.odd))
         else:
             add(options.host, traits.parse(options.traits), options.docker)
             write_inventory()

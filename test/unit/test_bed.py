@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import itertools
 import json
 import sys
 import tarfile
@@ -10,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "test" / "bed"))
 
 import bed
 import traits
 
+ROOT = Path(__file__).resolve().parents[2]
 NONE: dict[str, tuple[str, ...]] = {}
 
 
@@ -94,3 +98,22 @@ def test_an_unknown_trait_is_named_with_the_closest(text: str, advice: str) -> N
 
 def test_traits_are_read_as_they_are_written() -> None:
     assert traits.parse("") == () and traits.parse("ufw,ipv6") == ("ufw", "ipv6")
+
+
+@pytest.mark.parametrize(("scenario", "name"), [("cluster", "test"), ("odd", "odd")])
+def test_the_inventory_of_a_scenario_is_that_of_its_bed(
+    monkeypatch: pytest.MonkeyPatch, scenario: str, name: str
+) -> None:
+    monkeypatch.setenv("MODELSERVE_BED", name)
+    spec = importlib.util.spec_from_file_location(f"bed_{name}", str(bed.__file__))
+    assert spec and spec.loader
+    of_scenario = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(of_scenario)
+    file = ROOT / "molecule" / scenario / "molecule.yml"
+    inventory = yaml.safe_load(file.read_text())["provisioner"]["inventory"]
+    options = inventory["group_vars"]["all"]["bed_options"]
+    entries = [value for option, value in itertools.pairwise(options) if option == "--with"]
+    of_hosts = of_scenario.odd_hosts(entries)
+    for host, settings in inventory["host_vars"].items():
+        expected = of_scenario.inventory_variables(host, of_hosts)
+        assert {key: settings.get(key) for key in expected} == expected, f"{host} in {file}"
