@@ -120,8 +120,8 @@ TRAITS: dict[str, Trait] = {
         admin=True,
     ),
     "ipv6": Trait(
-        "its address in the inventory is one of IPv6",
-        variables={"ansible_host": "{address6}"},
+        "Ansible and clients reach it on IPv6, too; the cluster on IPv4",
+        variables={"ansible_host": "{address6}", "modelserve_node_ip": "{address}"},
         ipv6=True,
     ),
     "foreign-directory": Trait(
