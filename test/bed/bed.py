@@ -129,12 +129,15 @@ def on(host: str, *command: str, check: bool = True) -> str:
 def up(workers: int, docker: bool = False, odd: Traits | None = None) -> None:
     """Make and start a head and workers, with Docker Engine or without, and write the inventory.
 
+    A host that is there keeps its traits.
+
     Args:
         workers: how many.
         docker: whether the hosts have Docker Engine already.
         odd: the traits of hosts that have some, by name.
     """
-    names = {HEAD: (), **{f"worker_{number + 1}": () for number in range(workers)}, **(odd or {})}
+    plain: dict[str, Sequence[str]] = {HEAD: (), **{f"worker_{number + 1}": () for number in range(workers)}}
+    names = {**plain, **(odd or {}), **hosts()}
     make_network(ipv6=any(traits.TRAITS[trait].ipv6 for host in names.values() for trait in host))
     for name, of_host in names.items():
         start(name, docker, of_host)
