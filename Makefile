@@ -70,8 +70,8 @@ proxy: # some tests run a real forward proxy in a network without a route; witho
 test: venv-dev ## Check, and the essential proof on one real machine and on a cluster of real hosts: 15 minutes
 	@test/run.sh check integration default cluster
 
-test-all: venv-dev ## Every test there is (PART=cluster: one part): long failures, removal, Debian 12, fuzzing
-	@MODELSERVE_TESTS="essential or not essential" test/run.sh $(or $(PART),check integration default bookworm cluster)
+test-all: venv-dev ## Every test there is (PART=cluster: one part): long failures, removal, Debian 12, odd hosts, fuzzing
+	@MODELSERVE_TESTS="essential or not essential" test/run.sh $(or $(PART),check integration default bookworm cluster odd)
 
 bed: venv ## Start a test bed: a head and two workers as fresh hosts, reached over SSH
 	docker version >/dev/null 2>&1 || roles/docker/files/start_dockerd.sh

@@ -190,6 +190,26 @@ def shown(value: object) -> object:
     return f"...@{after}" if at else after
 
 
+def family_problems(hosts: Mapping[str, Mapping[str, Any]], head: str) -> Iterator[str]:
+    """Yield the hosts whose address is of another family than the head's: neither Ray nor the firewall joins the two.
+
+    Args:
+        hosts: variables of each host.
+        head: the head's name.
+    """
+    versions = {}
+    for name, variables in hosts.items():
+        address = variables.get("modelserve_node_ip") or variables.get("ansible_host") or name
+        if is_address(address):  # a name's family shows when it is resolved
+            versions[name] = ipaddress.ip_address(str(address)).version
+    for name, version in versions.items():
+        if version != versions.get(head, version):
+            yield (
+                f"{name} has an address of IPv{version}, and {head}, the head, one of IPv{versions[head]}: set "
+                f"modelserve_node_ip of {name} to its address of IPv{versions[head]}"
+            )
+
+
 def setting_problems(name: str, variables: Mapping[str, Any]) -> Iterator[str]:
     """Yield the settings of a host that have no valid value.
 
@@ -216,6 +236,7 @@ def problems(cluster: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]])
     is_head_set = any("modelserve_head" in variables for variables in hosts.values())
     lines = [*group_problems(cluster, is_head_set), *name_problems(list(hosts), cluster)]
     lines += address_problems(hosts)
+    lines += family_problems(hosts, cluster["head"])
     lines += [line for name, variables in hosts.items() for line in setting_problems(name, variables)]
     return lines
 

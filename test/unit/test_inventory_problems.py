@@ -90,6 +90,19 @@ def test_names_that_a_setting_gives_must_be_hosts() -> None:
     )
 
 
+def test_the_addresses_of_a_cluster_are_of_one_family() -> None:
+    groups = {"head": ["h"], "workers": ["w1", "w2"]}
+    hosts: Hosts = {"h": {"ansible_host": "10.0.0.1"}, "w1": {"ansible_host": "fd00::2"}, "w2": {"ansible_host": "w2"}}
+    (line,) = problems(groups, hosts)
+    assert line == (
+        "w1 has an address of IPv6, and h, the head, one of IPv4: set modelserve_node_ip of w1 to its address of IPv4"
+    )
+    hosts["w1"]["modelserve_node_ip"] = "10.0.0.2"
+    assert problems(groups, hosts) == []
+    hosts = {name: {"ansible_host": f"fd00::{number}"} for number, name in enumerate(["h", "w1", "w2"], 1)}
+    assert problems(groups, hosts) == []
+
+
 def test_two_hosts_have_two_addresses() -> None:
     groups = {"head": ["h"], "workers": ["w1", "w2"]}
     same = {"h": {"ansible_host": "10.0.0.1"}, "w1": {"ansible_host": "10.0.0.1"}}

@@ -16,9 +16,7 @@ WORKERS = ("worker_1", "worker_2")
 def third(cluster: Cluster) -> str:
     """A third worker's line in the inventory, and the fresh host."""
     bed.add("worker_3")
-    known = bed.DIRECTORY / "known_hosts"
-    key = bed.on("worker_3", "cat", "/etc/ssh/ssh_host_ed25519_key.pub").strip()
-    known.write_text(known.read_text() + f"{bed.address('worker_3')} {key}\n")
+    bed.KNOWN_HOSTS.write_text(bed.KNOWN_HOSTS.read_text() + bed.known_hosts_line("worker_3"))
     line = bed.DIRECTORY / "third.yml"  # goes with the bed, whatever becomes of this run
     line.write_text(f"workers:\n  hosts:\n    worker_3: {{ansible_host: {bed.address('worker_3')}}}\n")
     return str(line)
