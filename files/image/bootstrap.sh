@@ -11,6 +11,7 @@ trap 'rm -rf "$work"' EXIT
 mirror=$(printf '%s' "${DEBIAN_MIRROR:-}" | sed 's#://[^/@]*@#://#')
 printf '%s\n' "${DEBIAN_MIRROR:-}" |
     sed -n 's#^\([a-z]*\)://\([^/@:]*\):\([^/@]*\)@\(.*\)$#machine \1://\4 login \2 password \3#p' >"$work/login"
+# shellcheck disable=SC2016 # mmdebstrap runs the hooks, with the directory as their argument
 set -- --setup-hook="install -D -m 0600 $work/login \"\$1/etc/apt/auth.conf.d/mirror.conf\"" \
     --customize-hook='rm "$1/etc/apt/auth.conf.d/mirror.conf"'
 
