@@ -119,6 +119,17 @@ def test_a_docker_that_modelserve_cannot_use_is_named(
     assert facts.unsuitable_docker(command(tmp_path / "bin" / "docker", "true"), info, has_engine) == kind
 
 
+@pytest.mark.parametrize(
+    ("proxies", "has_proxy"),
+    [({}, False), ({"HttpProxy": "", "HttpsProxy": ""}, False), ({"HttpsProxy": "http://p:3128"}, True)],
+)
+def test_the_proxy_of_docker_s_own_pulls_is_seen(
+    facts: ModuleType, tmp_path: Path, proxies: dict[str, str], has_proxy: bool
+) -> None:
+    client = command(tmp_path / "docker", "true")
+    assert facts.docker(client, {"ServerVersion": "28", **proxies}, "")["has_proxy"] is has_proxy
+
+
 def test_podman_s_docker_command_is_no_docker(facts: ModuleType, tmp_path: Path) -> None:
     script = command(tmp_path / "docker", '[ -e /etc/containers/nodocker ] || echo "Emulate"\nexec podman "$@"')
     assert facts.unsuitable_docker(script, {}, False) == "podman"
