@@ -39,6 +39,7 @@ FACTS = {
     "modelserve_host",
     "modelserve_image_present",
     "modelserve_image_tag",
+    "modelserve_node_health",
     "modelserve_nodes_shown",
     "modelserve_project_facts",
     "modelserve_purge_answer",
