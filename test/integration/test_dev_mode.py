@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 # Whether the package was edited, whether the Dockerfile was; each with and without modelserve_dev.
 TREES = {"plain": (), "package": ("modelserve/__init__.py",), "dockerfile": ("image/Dockerfile",)}

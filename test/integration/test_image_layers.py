@@ -381,6 +381,7 @@ def import_module(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.long
 def test_hosts_beyond_those_that_the_store_serves_wait_for_it(
     load: Any, store_server_of_head: StoreServer, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,8 +465,11 @@ def test_a_host_that_has_lost_layers_gets_all(head: Host, load: Any, tmp_path: P
     assert "docker load failed: open /var/lib/docker/tmp" in json.dumps(answer["warnings"])
 
 
-@pytest.mark.parametrize("on_worker", ["new", "containerd"])
-@pytest.mark.parametrize("on_head", ["new", "containerd", "zstd"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("on_worker", ["new", pytest.param("containerd", marks=LONG)])
+@pytest.mark.parametrize("on_head", [pytest.param("new", marks=LONG), "containerd", pytest.param("zstd", marks=LONG)])
 def test_hosts_with_either_image_store_serve_each_other(
     head: Host, store: Path, load: Any, tmp_path: Path, on_head: str, on_worker: str
 ) -> None:

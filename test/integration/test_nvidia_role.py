@@ -362,11 +362,13 @@ def test_persistence_mode_is_switched_on_where_it_is_asked_for(tmp_path: Path) -
     assert (tmp_path / "cold" / "smi.asked").read_text().splitlines()[-1] == "--persistence-mode=1"
 
 
+@pytest.mark.long
 def test_hosts_that_cannot_stop_the_play(bad: Ran) -> None:
     assert bad.code == 2
     assert sorted(bad.messages) == BAD
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BAD)
 def test_a_host_that_cannot_says_why_in_one_line_and_is_not_changed(bad: Ran, name: str) -> None:
     message = bad.messages[name]

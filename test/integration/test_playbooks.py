@@ -66,7 +66,13 @@ def ansible(
     return result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "limited_to_a_worker",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("one_machine", "gateways_elsewhere")),
+    ],
+)
 def test_the_groups_hold_each_host_by_what_it_does(tmp_path: Path, name: str) -> None:
     groups, limit, members = CLUSTERS[name]
     write = {
@@ -354,6 +360,7 @@ def test_an_inventory_with_problems_stops_the_run_and_all_are_named(tmp_path: Pa
         assert line in text, text
 
 
+@pytest.mark.long
 def test_a_group_head_without_a_host_is_explained(tmp_path: Path) -> None:
     play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
     text = ansible(tmp_path, {"head": [], "workers": ["w1"]}, [play])

@@ -56,6 +56,7 @@ def runs(pid: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_command_that_somebody_ends_is_missed(tmp_path: Path) -> None:
     assert "ended without a result: somebody ended it, or the host restarted" in run(
         tmp_path, "sh", "-c", "sleep 1; kill -9 0"

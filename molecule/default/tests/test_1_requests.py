@@ -190,8 +190,13 @@ def test_a_replica_that_failed_for_good_is_replaced(cluster: Cluster) -> None:
 def test_modelserve_s_own_ports_are_closed_to_other_hosts(host: Any) -> None:
     """A container on Docker's bridge comes from another address, as a host of the network does."""
     image = host.docker(HEAD).inspect()["Config"]["Image"]
-    script = "import socket, sys\nfor port in map(int, sys.argv[2:]):\n"
-    script += " try: socket.create_connection((sys.argv[1], port), 2).close(); print(port)\n except OSError: pass\n"
+    script = (
+        "import socket, sys\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "def knock(port):\n"
+        "    try: socket.create_connection((sys.argv[1], port), 5).close(); print(port)\n"
+        "    except OSError: pass\n"
+        "with ThreadPoolExecutor(64) as pool: list(pool.map(knock, map(int, sys.argv[2:])))\n"
+    )
     listening = {int(line.split()[3].rpartition(":")[2]) for line in host.run("ss -Hltn").stdout.splitlines()}
     ports = sorted(port for port in listening if port == 8000 or 30000 <= port < 32000 or 6370 <= port <= 6392)
     assert len(ports) >= 4, "Ray and the replicas listen"
