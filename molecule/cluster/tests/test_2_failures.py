@@ -31,7 +31,6 @@ def crash(host: str, container: str) -> None:
     bed.on(host, "sh", "-c", f"kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {container})")
 
 
-@pytest.mark.essential
 def test_one_of_two_replicas_killed(cluster: Cluster, table: Table) -> None:
     before = set(cluster.replicas())
     with cluster.load() as load:

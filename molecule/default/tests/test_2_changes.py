@@ -20,7 +20,6 @@ def test_an_unchanged_apply_does_nothing(cluster: Cluster) -> None:
     assert cluster.replicas() == before
 
 
-@pytest.mark.essential
 def test_commenting_a_section_out_stops_that_algorithm_alone(cluster: Cluster, project: Path) -> None:
     before = cluster.replicas()
     conf = (project / "conf.ini").read_text()

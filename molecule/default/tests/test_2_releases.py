@@ -20,7 +20,6 @@ def latest() -> dict[str, Any]:
     return document
 
 
-@pytest.mark.essential
 def test_a_rollback_brings_code_environment_model_and_configuration_back(cluster: Cluster, project: Path) -> None:
     was = latest()["number"]
     plan_before = json.loads(cluster.head("modelserve", "plan", "--json").stdout)
