@@ -206,9 +206,14 @@ def authorize(host: str, names: Sequence[str] = ()) -> None:
     for line in traits.commands(names, values(host)):
         on(host, "sh", "-c", line)
     if all(traits.TRAITS[name].key for name in names):
-        file = "/home/ops/.ssh/authorized_keys"
-        command = ["docker", "exec", "-i", container(host), "sh", "-c", f"cat >{file} && chown ops: {file}"]
-        run(*command, stdin=_public_key())
+        let_key_in(host)
+
+
+def let_key_in(host: str) -> None:
+    """Let the bed's key in on a host that runs."""
+    file = "/home/ops/.ssh/authorized_keys"
+    command = ["docker", "exec", "-i", container(host), "sh", "-c", f"cat >{file} && chown ops: {file}"]
+    run(*command, stdin=_public_key())
 
 
 def remove(host: str) -> None:
