@@ -441,7 +441,7 @@ def test_the_inventory_s_secrets_are_brought_once_and_follow_it(tmp_path: Path) 
     file = tmp_path / "secrets" / "inventory.json"
     assert "changed=1" in run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e"})
     assert "changed=0" in run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e"})
-    # What the inventory has no more is removed; what the operator wrote stays.
+    # What the inventory no longer has is removed; what the operator wrote stays.
     assert "changed=1" in run_secrets(tmp_path, {}, uses="of_operator")
     assert json.loads(file.read_text()) == {}
     assert (values / "of_operator").read_text() == "operator-5a5a5a"
