@@ -83,7 +83,7 @@ class Cluster:
             return json.loads(response.read())
 
     def replicas(self) -> dict[str, set[str]]:
-        """The ids of the running replicas, by algorithm."""
+        """The ids of the running replicas, by algorithm; one that Serve is still removing counts as gone."""
         applications = self.ray("/api/serve/applications/")["applications"]
         return {
             name: {
@@ -93,6 +93,7 @@ class Cluster:
                 if replica["state"] == "RUNNING"
             }
             for name, application in applications.items()
+            if application["status"] != "DELETING"
         }
 
     def process(self, name: str) -> str:

@@ -33,9 +33,7 @@ def test_commenting_a_section_out_stops_that_algorithm_alone(cluster: Cluster, p
         assert cluster.ask("original", {"word": "good"})[1]["result"] == "v1:1"
     assert set(others) == {200} and others[200] > 20
     after = cluster.replicas()
-    # An algorithm of an earlier test may have been stopping when this one began.
-    changed = {name for name in after if before.get(name) != after[name]}
-    assert changed == {"OriginalStyle"}
+    assert {name for name in before if before[name] != after[name]} == {"OriginalStyle"}
 
 
 def test_controller_py_applies_from_any_directory(cluster: Cluster, project: Path) -> None:
