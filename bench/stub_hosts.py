@@ -33,17 +33,24 @@ esac
 def hosts(count: int) -> Iterator[list[str]]:
     """Start stub hosts and yield their names; remove them at the end."""
     names = [f"worker_{FIRST + number}" for number in range(1, count + 1)]
+    image = _image()
     try:
-        _start(bed.HEAD)
-        for name in names:
-            _start(name)
+        for name in [bed.HEAD, *names]:
+            _start(name, image)
         yield names
     finally:
         bed.run("docker", "rm", "--force", "--volumes", *map(bed.container, [bed.HEAD, *names]), check=False)
 
 
-def _start(name: str) -> None:
-    image = bed.image(bed.release(bed.HEAD))
+def _image() -> str:
+    """Build the image of the hosts, which have nftables as a converged worker has, and return its name."""
+    name = f"{bed.NETWORK}-stub"
+    dockerfile = f"FROM {bed.image(bed.release(bed.HEAD))}\nRUN apt-get update -qq && apt-get install -qq -y nftables\n"
+    bed.run("docker", "build", "--quiet", "--network", "host", "--tag", name, "-", stdin=dockerfile)
+    return name
+
+
+def _start(name: str, image: str) -> None:
     script = (
         "mkdir -p /run/sshd /stub && touch /stub/ps /stub/images && "
         f"cat >/usr/local/bin/docker <<'END'\n{DOCKER}END\n"
@@ -59,6 +66,6 @@ def _start(name: str) -> None:
     bed.run(
         *("docker", "run", "--detach", "--name", bed.container(name), "--label", f"{bed.LABEL}={bed.BED}"),
         *("--label", f"{bed.HOST_LABEL}={name}", "--hostname", name.replace("_", "-")),
-        *("--network", bed.NETWORK, "--ip", bed.address(name), image, "sh", "-c", script),
+        *("--cap-add", "NET_ADMIN", "--network", bed.NETWORK, "--ip", bed.address(name), image, "sh", "-c", script),
     )
     bed.let_key_in(name)  # no systemd runs in it, whose boot a bed's host is waited for
