@@ -48,12 +48,14 @@ pending:
   type: bool
 """
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ BEFORE = f"{DIRECTORY}/firewall.before"
 PENDING = f"{DIRECTORY}/firewall.pending"
 UNIT = "modelserve-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+LOCK = "/run/modelserve-firewall.lock"
 TABLE = "inet modelserve"
 # The table is loaded after those of the system, and again when nftables restarts: that flushes all tables.
 UNIT_TEXT = f"""# Written by modelserve.
@@ -101,6 +104,14 @@ else
 fi
 rm -f {PENDING}
 """
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Keep other processes of this module on this host waiting: two runs may admit hosts at the same time."""
+    with Path(LOCK).open("a", encoding="utf-8") as stream:  # closed in the processes that it starts
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def read(path: str) -> str | None:
@@ -200,6 +211,11 @@ class Firewall:
             return False
         if self.module.check_mode:
             return True
+        with locked():
+            self._replace(rules, timeout)
+        return True
+
+    def _replace(self, rules: str, timeout: int) -> None:
         nft = self.require_nft()
         write(f"{FILE}.next", rules)
         code, _, error = self.module.run_command([nft, "-c", "-f", f"{FILE}.next"])
@@ -213,7 +229,6 @@ class Firewall:
         self.run_detached("sh", "-c", ROLL_BACK, "roll-back", str(timeout), nonce)
         Path(f"{FILE}.next").replace(FILE)
         self.run(nft, "-f", FILE)
-        return True
 
     def confirm(self) -> None:
         """Keep the loaded rules."""
@@ -231,18 +246,19 @@ class Firewall:
 
     def change_addresses(self, addresses: Iterable[str], admit: bool) -> bool:
         """Add hosts to the allowed peers, or remove them; return whether anything changes."""
-        text = read(FILE)
-        if text is None:  # no firewall here
-            return False
         v4, v6 = self.resolved(addresses, required=admit)  # who leaves may have no name in the DNS any more
-        changed = with_elements(with_elements(text, "cluster4", v4, admit), "cluster6", v6, admit)
-        if changed == text:
-            return False
-        if not self.module.check_mode:
-            nft = self.require_nft()
-            write(FILE, changed)
-            self.run(nft, "-f", FILE)
-        return True
+        with locked():
+            text = read(FILE)
+            if text is None:  # no firewall here
+                return False
+            changed = with_elements(with_elements(text, "cluster4", v4, admit), "cluster6", v6, admit)
+            if changed == text:
+                return False
+            if not self.module.check_mode:
+                nft = self.require_nft()
+                write(FILE, changed)
+                self.run(nft, "-f", FILE)
+            return True
 
     def drop(self) -> bool:
         """Remove table, files and unit; return whether any of them existed."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,6 +184,27 @@ def test_nft_accepts_the_rules(tmp_path: Path) -> None:
     )
     checked = subprocess.run(["nft", "-c", "-f", str(file)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0 or "Operation not permitted" in checked.stderr, checked.stderr
+
+
+def test_hosts_admitted_at_the_same_time_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "firewall.nft"
+    file.write_text(rules([]))
+    for name, path in (("DIRECTORY", tmp_path), ("FILE", file), ("LOCK", tmp_path / "lock")):
+        monkeypatch.setattr(MODULE, name, str(path))
+    monkeypatch.setattr(MODULE.Firewall, "require_nft", lambda _: "nft")
+    monkeypatch.setattr(MODULE.Firewall, "run", lambda *_: time.sleep(0.01))
+    addresses = [f"10.0.0.{number}" for number in range(1, 9)]
+    context = multiprocessing.get_context("fork")
+    admitting = [
+        context.Process(target=MODULE.Firewall(Ansible()).change_addresses, args=([address], True))
+        for address in addresses
+    ]
+    for process in admitting:
+        process.start()
+    for process in admitting:
+        process.join(60)
+    assert [process.exitcode for process in admitting] == [0] * len(addresses)
+    assert file.read_text() == rules(addresses)
 
 
 def test_a_host_that_has_no_address_any_more_can_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
