@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,24 @@ IGNORED_IN_MODELS = frozenset({".git", ".cache"})
 IGNORED_MODEL_FILES = frozenset({".gitattributes", ".DS_Store"})
 # 12 hex digits are 48 bits: among a thousand versions, the chance of an equal pair is 2 in 10^9.
 SHORT = 12
+_PART = 1 << 20  # bytes
 
 
-def of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def of_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hex digits.
+
+    Args:
+        path: the file.
+        advance: gets the number of bytes of each part that was read.
+    """
+    with path.open("rb", buffering=0) as stream:
+        if advance is None:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest, part = hashlib.sha256(), bytearray(_PART)
+        while count := stream.readinto(part):
+            digest.update(memoryview(part)[:count])
+            advance(count)
+        return digest.hexdigest()
 
 
 def of_model(path: Path) -> str:
@@ -36,12 +49,21 @@ def of_model(path: Path) -> str:
         path: a file or a directory.
 
     Raises:
-        ValueError: a link in the directory points nowhere or to a directory that holds it, or a name is not UTF-8.
+        ValueError: as of :func:`model_files`.
     """
     if not path.is_dir():
         return of_file(path)
-    lines = [f"{of_file(file)}  {name}\n" for name, file in model_files(path)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return of_listing((name, of_file(file)) for name, file in model_files(path))
+
+
+def of_listing(files: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256 of a directory of which the files are known.
+
+    Args:
+        files: the path and the SHA-256 of each, as in :func:`of_model`, in any order.
+    """
+    ordered = sorted(files, key=lambda pair: pair[0].encode())
+    return hashlib.sha256("".join(f"{sha256}  {name}\n" for name, sha256 in ordered).encode()).hexdigest()
 
 
 def model_files(root: Path) -> list[tuple[str, Path]]:
@@ -56,7 +78,8 @@ def model_files(root: Path) -> list[tuple[str, Path]]:
         A pair for each file: its POSIX path below ``root``, and the file.
 
     Raises:
-        ValueError: a link points nowhere or to a directory that holds it, or a name is not UTF-8.
+        ValueError: a link points nowhere or to a directory that holds it, a name is not UTF-8 or has a line break, or
+            two names differ in their Unicode form alone.
     """
     files = []
     pending: list[tuple[Path, frozenset[Path]]] = [(root, frozenset())]
@@ -73,7 +96,11 @@ def model_files(root: Path) -> list[tuple[str, Path]]:
                 raise ValueError(f"{path} is a link to a file that does not exist")
             elif path.is_file() and path.name not in IGNORED_MODEL_FILES:
                 files.append((_model_name(path, root), path))
-    return sorted(files, key=lambda pair: pair[0].encode())
+    files.sort(key=lambda pair: pair[0].encode())
+    for (name, path), (following, other) in itertools.pairwise(files):
+        if name == following:
+            raise ValueError(f"{path} and {other.name} are the same name in two Unicode forms")
+    return files
 
 
 def _model_name(path: Path, root: Path) -> str:
@@ -82,6 +109,8 @@ def _model_name(path: Path, root: Path) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{str(path)!a}: its name is not UTF-8") from None
+    if "\n" in name:  # a name could contain the line of another file
+        raise ValueError(f"{str(path)!a}: its name has a line break")
     return name
 
 
