@@ -5,6 +5,7 @@
         dest: /opt/modelserve         # directory on the host
         owner: "6370"                 # of all that is copied; default: whoever writes there
         group: "0"
+        follow: false                 # true: what a link points to is sent in its place
         keep_modes: false             # false: the host's umask decides; programs stay programs
         only: [/algopkg/***]          # rsync's patterns; what matches none is neither sent nor removed
         exclude: [__pycache__]        # rsync's patterns; neither sent nor removed
@@ -59,6 +60,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "dest": {"type": "str", "required": True},
     "owner": {"type": "str"},
     "group": {"type": "str"},
+    "follow": {"type": "bool", "default": False},
     "keep_modes": {"type": "bool", "default": False},
     "only": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
@@ -112,7 +114,8 @@ class ActionModule(ActionBase):
     def _rsync(self, options: dict[str, Any]) -> list[str]:
         """Return rsync's command line, without its remote shell."""
         # Times tell the next run what is unchanged. A directory's own time changes with each file replaced in it.
-        command = ["rsync", "--recursive", "--links", "--times", "--omit-dir-times"]
+        command = ["rsync", "--recursive", "--times", "--omit-dir-times"]
+        command.append("--copy-links" if options["follow"] else "--links")
         # Paths reach the host by rsync's protocol: its shell does not see them.
         command += ["--protect-args", "--out-format=%i %n%L", f"--timeout={options['timeout_s']}"]
         command += ["--perms" if options["keep_modes"] else "--executability"]
