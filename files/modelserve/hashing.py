@@ -14,8 +14,8 @@ from typing import Any
 # Not part of a package: files that running it writes, and those of editors and version control.
 IGNORED_DIRECTORIES = frozenset({"__pycache__", ".git", ".svn", ".idea", ".vscode", ".ipynb_checkpoints"})
 IGNORED_SUFFIXES = (".pyc", ".pyo", ".swp", "~")
-# Not part of a model that is a directory: what version control and download tools keep beside its files.
-IGNORED_IN_MODELS = frozenset({".git", ".cache"})
+# Not part of a model that is a directory: what version control and transfers keep beside its files.
+IGNORED_IN_MODELS = frozenset({".git", ".cache", ".rsync-partial"})
 IGNORED_MODEL_FILES = frozenset({".gitattributes", ".DS_Store"})
 # 12 hex digits are 48 bits: among a thousand versions, the chance of an equal pair is 2 in 10^9.
 SHORT = 12

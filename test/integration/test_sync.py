@@ -418,7 +418,13 @@ def test_what_is_the_heads_own_is_not_served(head: Head, worker: Settings, tmp_p
     env = head.add_env("Echo-1")
     head.publish(env)
     private = ["cache/uv/x", "lock/Echo-1.txt", "model_hashes.json", ".manifest.json.x", "env/.pull-Echo-2/x"]
-    private += ["env/.removed-Echo-3/x", "env/.Echo-1.hash", "pkg/.Echo-1.17/x", "model/0123/.net.onnx.17"]
+    private += [
+        "env/.removed-Echo-3/x",
+        "env/.Echo-1.hash",
+        "pkg/.Echo-1.17/x",
+        "model/0123/.net.onnx.17",
+        "set/0123/a",
+    ]
     for name in private:
         file = head.store.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -433,7 +439,7 @@ def test_what_is_the_heads_own_is_not_served(head: Head, worker: Settings, tmp_p
     environment = {**os.environ, "RSYNC_PASSWORD": worker.token_file.read_text().strip()}
     files = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert {line.split()[-1] for line in files.splitlines()} == {".", NAME}
-    for name in private[2:5]:  # nor to those who know their names
+    for name in [*private[2:5], private[-1]]:  # nor to those who know their names
         assert get(head, worker, name, tmp_path / "got") != 0 or not (tmp_path / "got").exists()
 
 

@@ -248,9 +248,14 @@ def test_links_to_another_disk_are_followed(hosts: Hosts, tmp_path: Path) -> Non
     (tmp_path / "bert" / "weights").symlink_to("../x.bin")
     (source / "x.bin").symlink_to(tmp_path / "x.bin")
     (source / "bert").symlink_to(tmp_path / "bert")
-    done = hosts.play([upload(hosts, follow=True), upload(hosts, follow=True)], LOCAL)
+    interrupted = target(hosts) / "bert" / ".rsync-partial"
+    interrupted.mkdir(parents=True)
+    (interrupted / "weights").write_text("wei")
+    options = {"follow": True, "resume": True, "delete": True}
+    done = hosts.play([upload(hosts, **options), upload(hosts, **options)], LOCAL)
     assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
     assert not [path for path in target(hosts).rglob("*") if path.is_symlink()]
+    assert not interrupted.exists()
     expected = {"x.bin": "weights", "bert/config": "{}", "bert/weights": "weights", "sub/link": "#!/bin/sh\n"}
     assert expected.items() <= files(target(hosts)).items()
 

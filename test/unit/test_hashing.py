@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +89,33 @@ def test_a_model_directory_s_hash_is_that_of_what_sha256sum_prints(tmp_path: Pat
     assert hashing.of_model(root / "config.json") == hashlib.sha256(b"{}").hexdigest()
 
 
-@pytest.mark.parametrize("left", [".git/HEAD", ".cache/huggingface/x.lock", ".gitattributes", "1_Pooling/.DS_Store"])
+def test_the_documented_command_gives_a_model_s_hash(tmp_path: Path) -> None:
+    root = model(tmp_path / "bert")
+    for name in ("caf\u00e9 \u5b57.txt", "a b", ".git/HEAD", "1_Pooling/.cache/x", ".gitattributes", "Z"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(name)
+    (root / "linked").symlink_to("config.json")
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    command = page[page.index("cd bert && find") :].split("```")[0]
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{hashing.of_model(root)}  -\n"
+
+
+def test_names_that_could_stand_for_others_are_refused(tmp_path: Path) -> None:
+    root = model(tmp_path / "bert")
+    (root / "x\ny").touch()
+    with pytest.raises(ValueError, match="its name has a line break"):
+        hashing.of_model(root)
+    (root / "x\ny").unlink()
+    for form in ("\u00e9", "e\u0301"):
+        (root / form).touch()
+    with pytest.raises(ValueError, match="the same name in two Unicode forms"):
+        hashing.of_model(root)
+
+
+@pytest.mark.parametrize(
+    "left", [".git/HEAD", ".rsync-partial/x", ".cache/huggingface/x.lock", ".gitattributes", "1_Pooling/.DS_Store"]
+)
 def test_what_tools_keep_beside_a_model_does_not_count(tmp_path: Path, left: str) -> None:
     root = model(tmp_path / "bert")
     before = hashing.of_model(root)
