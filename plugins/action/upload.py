@@ -5,6 +5,8 @@
         dest: /opt/modelserve         # directory on the host
         owner: "6370"                 # of all that is copied; default: whoever writes there
         group: "0"
+        follow: false                 # true: what a link points to is sent in its place
+        resume: false                 # true: an interrupted file goes on; all files get their names at the end
         keep_modes: false             # false: the host's umask decides; programs stay programs
         only: [/algopkg/***]          # rsync's patterns; what matches none is neither sent nor removed
         exclude: [__pycache__]        # rsync's patterns; neither sent nor removed
@@ -59,6 +61,8 @@ SPEC: dict[str, dict[str, Any]] = {
     "dest": {"type": "str", "required": True},
     "owner": {"type": "str"},
     "group": {"type": "str"},
+    "follow": {"type": "bool", "default": False},
+    "resume": {"type": "bool", "default": False},
     "keep_modes": {"type": "bool", "default": False},
     "only": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
@@ -112,9 +116,12 @@ class ActionModule(ActionBase):
     def _rsync(self, options: dict[str, Any]) -> list[str]:
         """Return rsync's command line, without its remote shell."""
         # Times tell the next run what is unchanged. A directory's own time changes with each file replaced in it.
-        command = ["rsync", "--recursive", "--links", "--times", "--omit-dir-times"]
+        command = ["rsync", "--recursive", "--times", "--omit-dir-times"]
+        command.append("--copy-links" if options["follow"] else "--links")
         # Paths reach the host by rsync's protocol: its shell does not see them.
         command += ["--protect-args", "--out-format=%i %n%L", f"--timeout={options['timeout_s']}"]
+        # The directory's name is one that hashing leaves out of models.
+        command += ["--partial-dir=.rsync-partial", "--delay-updates"] if options["resume"] else []
         command += ["--perms" if options["keep_modes"] else "--executability"]
         # A transfer over ssh is as fast as the network; on one machine, reading both sides costs more than copying.
         command += ["--whole-file"] if self._connection.transport == "local" else []

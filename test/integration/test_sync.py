@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from modelserve import hashing
 from modelserve.errors import UserError
 from modelserve.security import encryption
 from modelserve.settings import Settings
-from modelserve.store import rsync_server, secret_values, sync
-from modelserve.store.manifest import NAME, Content, Manifest, Versions
+from modelserve.store import integrity, joined, rsync_server, secret_values, sync
+from modelserve.store.manifest import NAME, Manifest, Versions, contents
 from modelserve.store.store import Store
 from modelserve.store.sync import Attempts, BusyError, StoreClient, UnreachableError
 
@@ -69,9 +71,24 @@ class Head:
         source.write_bytes(content)
         return str(self.store.add_model(source).relative_to(self.store.root))
 
-    def publish(self, *needed: str, kept: tuple[str, ...] = (), versions: Versions | None = None) -> None:
-        contents = tuple(Content(path=path, hash=self.store.hash_of(path)) for path in needed)
-        Manifest(versions=versions or Versions(), needed=contents, kept=kept).publish(self.store)
+    def add_model_directory(self, name: str, **files: bytes) -> str:
+        source = self.server.home / "Model_ZOO" / name
+        for file, content in files.items():
+            (source / "sub").mkdir(parents=True, exist_ok=True)
+            (source / "sub" / file).write_bytes(content)
+        return str(self.store.add_model(source).relative_to(self.store.root))
+
+    def publish(
+        self,
+        *needed: str,
+        kept: tuple[str, ...] = (),
+        versions: Versions | None = None,
+        sets: dict[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        manifest = Manifest(
+            versions=versions or Versions(), needed=contents(needed, self.store), kept=kept, sets=sets or {}
+        )
+        manifest.publish(self.store)
 
 
 @pytest.fixture
@@ -280,6 +297,82 @@ def test_what_was_begun_and_does_not_fit_is_fetched_from_nothing(head: Head, wor
     assert kind == "env" or (worker.home / "store" / path).read_bytes() == b"weights"
 
 
+def test_a_model_directory_is_fetched_whole(
+    head: Head, worker: Settings, transferred: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = head.add_model_directory("bert", weights=WEIGHTS, config=b"{}")
+    head.publish(first)
+    assert catch_up(worker) == [first]
+    assert shape(worker.home / "store" / first) == shape(head.store.root / first)
+    transferred()
+    second = head.add_model_directory("bert", config=b"[1]")  # beside the same weights
+    head.publish(first, second)
+    assert catch_up(worker) == [second]
+    assert transferred() < 5_000
+    assert shape(worker.home / "store" / second) == shape(head.store.root / second)
+    monkeypatch.setattr(hashing, "of_file", lambda path: pytest.fail(f"{path} was hashed"))
+    assert catch_up(worker) == []  # the links that were made of its files did not make the first one suspect
+
+
+@pytest.mark.parametrize("edit", ["missing", "additional", "truncated"])
+def test_a_model_directory_that_was_changed_here_is_fetched_again(head: Head, worker: Settings, edit: str) -> None:
+    path = head.add_model_directory("bert", weights=WEIGHTS, config=b"{}")
+    head.publish(path)
+    assert catch_up(worker) == [path]
+    here = worker.home / "store" / path
+    if edit == "missing":
+        (here / "sub" / "config").unlink()
+    elif edit == "additional":
+        (here / "more").touch()
+    else:
+        os.truncate(here / "sub" / "weights", 1000)
+    with pytest.raises(ValueError, match="not the one that was deployed"):
+        integrity.require_integrity(str(here))
+    assert [catch_up(worker), catch_up(worker)] == [[path], []]
+    assert shape(here) == shape(head.store.root / path)
+
+
+def test_a_model_directory_that_was_cut_off_is_not_there_and_goes_on(
+    head: Head, worker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = os.urandom(1 << 20)
+    path = head.add_model_directory("bert", config=b"{}", weights=weights)
+    head.publish(path)
+    real, here = shutil.which("rsync"), worker.home / "store" / path
+    with monkeypatch.context() as patch:
+        slow = f'case "$*" in *model*) exec timeout -s TERM 0.5 {real} --bwlimit=1000 "$@";; esac; exec {real} "$@"'
+        stub(tmp_path / "slow", patch, slow)
+        with pytest.raises(UnreachableError):
+            catch_up(worker)
+    assert not here.exists() and not Store(worker.home / "store").holds(path)
+    begun = here.with_name(".pull-bert")
+    assert 0 < (begun / "sub" / "weights").stat().st_size < len(weights)
+    assert catch_up(worker) == [path]
+    assert names(here.parent) == [".bert.seal", "bert"]
+    assert (here / "sub" / "weights").read_bytes() == weights
+
+
+def test_models_that_are_named_together_lie_together_on_a_worker(
+    head: Head, worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = (head.add_model("net.onnx"), head.add_model("net.onnx.data", b"data"))
+    directory = joined.directory_of([head.store.root / path for path in paths])
+    assert directory is not None
+    entry = str(directory.relative_to(head.store.root))
+    head.publish(*paths, kept=(*paths, entry), sets={entry: paths})
+    assert catch_up(worker) == list(paths)
+    here = worker.home / "store" / entry
+    assert joined.joined([str(worker.home / "store" / path) for path in paths]) == [
+        str(here / "net.onnx"), str(here / "net.onnx.data")
+    ]  # fmt: skip
+    monkeypatch.setattr(hashing, "of_file", lambda path: pytest.fail(f"{path} was hashed"))
+    assert catch_up(worker) == []
+    head.publish(*paths, kept=paths)
+    assert catch_up(worker) == []
+    assert not here.exists()
+    assert all(Store(worker.home / "store").holds(path) for path in paths)
+
+
 def test_a_model_that_was_changed_here_is_fetched_again(head: Head, worker: Settings) -> None:
     path = head.add_model("net.onnx")
     head.publish(path)
@@ -325,7 +418,13 @@ def test_what_is_the_heads_own_is_not_served(head: Head, worker: Settings, tmp_p
     env = head.add_env("Echo-1")
     head.publish(env)
     private = ["cache/uv/x", "lock/Echo-1.txt", "model_hashes.json", ".manifest.json.x", "env/.pull-Echo-2/x"]
-    private += ["env/.removed-Echo-3/x", "env/.Echo-1.hash", "pkg/.Echo-1.17/x", "model/0123/.net.onnx.17"]
+    private += [
+        "env/.removed-Echo-3/x",
+        "env/.Echo-1.hash",
+        "pkg/.Echo-1.17/x",
+        "model/0123/.net.onnx.17",
+        "set/0123/a",
+    ]
     for name in private:
         file = head.store.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -340,7 +439,7 @@ def test_what_is_the_heads_own_is_not_served(head: Head, worker: Settings, tmp_p
     environment = {**os.environ, "RSYNC_PASSWORD": worker.token_file.read_text().strip()}
     files = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert {line.split()[-1] for line in files.splitlines()} == {".", NAME}
-    for name in private[2:5]:  # nor to those who know their names
+    for name in [*private[2:5], private[-1]]:  # nor to those who know their names
         assert get(head, worker, name, tmp_path / "got") != 0 or not (tmp_path / "got").exists()
 
 
@@ -533,9 +632,11 @@ def test_a_full_disk_is_named(head: Head, small_disk: Settings) -> None:
     model = head.add_model("net.onnx")
     head.publish(model)
     said = refused(small_disk)
-    assert said.startswith(f"no space left for {model}: ")
-    assert "MiB are free" in said
-    assert not (small_disk.home / "store" / model).exists()
+    assert re.fullmatch(
+        rf"no space left for {model}: it needs 1\.0MiB, \S+KiB are free at {small_disk.home}/store\. Free some; .*",
+        said,
+    )
+    assert [path for path in (small_disk.home / "store").rglob("*") if path.is_file()] == []
 
 
 def test_a_full_disk_is_named_by_what_rsync_says(

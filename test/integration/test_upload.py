@@ -240,6 +240,26 @@ def test_what_is_chosen_is_sent_and_the_rest_is_left_alone(hosts: Hosts) -> None
     assert (target(hosts) / "file").read_text() == "the host's\n"
 
 
+def test_links_to_another_disk_are_followed(hosts: Hosts, tmp_path: Path) -> None:
+    source = hosts.directory / "a source"
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config").write_text("{}")
+    (tmp_path / "x.bin").write_text("weights")
+    (tmp_path / "bert" / "weights").symlink_to("../x.bin")
+    (source / "x.bin").symlink_to(tmp_path / "x.bin")
+    (source / "bert").symlink_to(tmp_path / "bert")
+    interrupted = target(hosts) / "bert" / ".rsync-partial"
+    interrupted.mkdir(parents=True)
+    (interrupted / "weights").write_text("wei")
+    options = {"follow": True, "resume": True, "delete": True}
+    done = hosts.play([upload(hosts, **options), upload(hosts, **options)], LOCAL)
+    assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
+    assert not [path for path in target(hosts).rglob("*") if path.is_symlink()]
+    assert not interrupted.exists()
+    expected = {"x.bin": "weights", "bert/config": "{}", "bert/weights": "weights", "sub/link": "#!/bin/sh\n"}
+    assert expected.items() <= files(target(hosts)).items()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("keep", [True, False])
 def test_modes(hosts: Hosts, keep: bool) -> None:

@@ -155,10 +155,19 @@ def test_without_a_section_the_only_class_is_tried(root: Path) -> None:
         trial.prepare(Settings(home=root), "Missing")
 
 
-def test_a_directory_is_no_model(root: Path) -> None:
+def test_a_directory_is_tried_as_a_model(root: Path) -> None:
     scaffold.make(root, "Face")
     (root / "Model_ZOO/weights").mkdir()
-    with pytest.raises(UserError, match="weights"):
+    (root / "Model_ZOO/weights/config.json").write_text("{}")
+    tried = trial.prepare(Settings(home=root), "Face", model="weights/")
+    assert tried.args.models == [str(root / "Model_ZOO/weights")]
+
+
+def test_a_link_that_leads_nowhere_is_refused(root: Path, tmp_path: Path) -> None:
+    scaffold.make(root, "Face")
+    (root / "Model_ZOO/weights").mkdir()
+    (root / "Model_ZOO/weights/net.bin").symlink_to(tmp_path / "other_disk" / "net.bin")
+    with pytest.raises(UserError, match=r"net\.bin is a link to a file that does not exist\. Put it there, or remove"):
         trial.prepare(Settings(home=root), "Face", model="weights")
 
 

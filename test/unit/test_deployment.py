@@ -142,7 +142,12 @@ def test_a_package_that_cannot_be_loaded_raises(make: Make, files: dict[str, str
 
 @pytest.mark.parametrize(
     ("models", "string"),
-    [([], ""), (["/s/model/1f/a"], "/s/model,1f/a"), (["/s/model/1f/a", "/s/model/2e/b"], "/s/model,1f/a,2e/b")],
+    [
+        ([], ""),
+        (["/s/model/1f/a"], "/s/model/1f,a"),
+        (["/s/model/1f/a", "/s/model/2e/b"], "/s/model,1f/a,2e/b"),
+        (["/Model_ZOO/a", "/Model_ZOO/b"], "/Model_ZOO,a,b"),
+    ],
 )
 def test_models_come_as_one_string(models: list[str], string: str) -> None:
     assert model_path(models) == string

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -97,7 +98,7 @@ def test_a_model_is_kept_as_a_copy_of_its_own(store: Store, model: Path) -> None
 def test_a_model_is_copied_where_the_kernel_cannot(store: Store, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_disk(source: int, target: int, _: int) -> int:
         os.write(target, os.read(source, 2))  # it got that far
-        raise OSError("Invalid cross-device link")
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "copy_file_range", other_disk)
     assert is_what_its_name_says(store.add_model(model))

@@ -17,6 +17,7 @@ from modelserve.config.section import Conf, Section
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import Location, Problem, UserError, validation_problems
+from modelserve.models import directory
 from modelserve.replica.arguments import LocalServerArgs, TryOnceArgs
 from modelserve.security.section_secrets import SectionSecrets
 from modelserve.serve.application import args_of
@@ -34,7 +35,7 @@ class Trial:
     Attributes:
         section: the section of conf.ini; a made-up one where the package has none.
         package: directory of the package.
-        zoo: directory of the model files.
+        zoo: directory of the models.
         secrets: values of the section's secrets, by environment variable.
     """
 
@@ -46,7 +47,7 @@ class Trial:
     @property
     def args(self) -> AppArgs:
         """What the replica is made of."""
-        return args_of(self.section, self.package, [self.zoo / model for model in self.section.model])
+        return args_of(self.section, self.package, [directory.find(self.zoo, model) for model in self.section.model])
 
     @property
     def config(self) -> UserConfig:
@@ -89,8 +90,9 @@ def prepare(settings: Settings, name: str, root: Path | None = None, **overrides
     except ValidationError as error:
         invalid = validation_problems(error, Location(), values)
         raise UserError([Problem(f"--{problem.key}: {problem.message}", problem.fix) for problem in invalid]) from None
-    models = [path.name for path in zoo.glob("*") if path.is_file()]
-    problems = project.check(Conf(port=666, sections=(section,)), root / "algopkg", models, "the test")
+    conf = Conf(port=666, sections=(section,))
+    problems = project.check(conf, root / "algopkg", directory.names(zoo), "the test")
+    problems += directory.link_problems(zoo, section.model)
     if problems:
         raise UserError(problems)
     return Trial(section, package, zoo, _secrets(section, settings))

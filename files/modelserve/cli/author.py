@@ -35,7 +35,7 @@ def register(command: Command) -> None:
     def of_trial(name: str, run: Run, summary: str) -> argparse.ArgumentParser:
         sub = of_package(name, run, summary)
         sub.add_argument("--backend", help="the class (default: as in conf.ini, or the only one)")
-        sub.add_argument("--model", help="model files, comma separated (default: as in conf.ini)")
+        sub.add_argument("--model", help="models, comma separated (default: as in conf.ini)")
         return sub
 
     of_package("new", _new, "Make a package that works, and its section in conf.ini.")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from modelserve import __version__
@@ -13,6 +14,7 @@ from modelserve.cli import access, author, internal, operate
 from modelserve.cli.options import Run
 from modelserve.cli.output import DONE, FAILED, emit_problems
 from modelserve.errors import UserError
+from modelserve.util import disk
 
 # As a shell reports a program that a signal ended: 128 and the number of SIGINT, of SIGPIPE.
 INTERRUPTED, OUTPUT_CLOSED = 130, 141
@@ -37,11 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         emit_problems(options.json, error.problems)
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:  # the reader of the output ended, as `head` does; Python would report it at its own end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OUTPUT_CLOSED
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        emit_problems(options.json, _full(error).problems)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _full(error: OSError) -> UserError:
+    """Return what a full disk means to the user: the file that could not be written, where the error names it."""
+    file = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    if file is None:
+        return disk.no_space("this command", Path(os.environ.get("MODELSERVE_HOME") or "/opt/modelserve"))
+    return disk.no_space(file.name, file.parent)
 
 
 def _parser() -> argparse.ArgumentParser:

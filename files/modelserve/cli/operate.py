@@ -128,10 +128,11 @@ def _releases(options: argparse.Namespace) -> int:
 
 def _emit_difference(options: argparse.Namespace, releases: Sequence[Release]) -> None:
     from modelserve.cli.tables import plan_text
+    from modelserve.deploy.model_changes import described
     from modelserve.deploy.plan import compare
 
     old, new = (release.target for release in releases)
-    plan = compare(new.applications, old.applications, new.served, old.served)
+    plan = described(compare(new.applications, old.applications, new.served, old.served), {})
     nothing = "releases {} and {} serve the same".format(*options.numbers)
     emit(options, plan.as_dict(), lambda: plan_text(plan) if plan else nothing)
 
@@ -189,6 +190,7 @@ def _all_run(rows: list[dict[str, Any]]) -> bool:
 
 def _check(options: argparse.Namespace) -> None:
     from modelserve.config import parser, project
+    from modelserve.models import directory as model_directory
     from modelserve.models import zoo
     from modelserve.security.section_secrets import SectionSecrets, missing, uses
 
@@ -200,9 +202,9 @@ def _check(options: argparse.Namespace) -> None:
     else:
         conf, _ = parser.load(Path(options.conf or root / "conf.ini"), file)
     directory = root / "Model_ZOO"
-    models = {path.name for path in directory.glob("*") if path.is_file()}
-    models |= {model.file for model in zoo.read(directory)}
+    models = {*model_directory.names(directory), *(model.file for model in zoo.read(directory))}
     problems = project.check(conf, root / "algopkg", models, file)
+    problems += model_directory.link_problems(directory)
     references = [(name, missing(name, location)) for name, location in uses(conf, file)]
     if references and (options.project, options.conf) == (None, None):  # the head's own files
         names = SectionSecrets(settings).names()

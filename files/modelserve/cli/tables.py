@@ -39,6 +39,8 @@ def plan_text(plan: Plan) -> str:
 
 def _difference(difference: Difference) -> str:
     how = "new replicas" if difference.new_replicas else "in place"
+    if difference.details:
+        return f"{difference.what}: {'; '.join(difference.details)} ({how})"
     if difference.what in ("code", "environment", "model", "env"):
         return f"{difference.what} ({how})"
     if difference.concerns_secret:

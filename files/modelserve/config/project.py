@@ -1,4 +1,4 @@
-"""Check a conf.ini against its project: the packages in algopkg/ and the files in Model_ZOO/."""
+"""Check a conf.ini against its project: the packages in algopkg/ and the models in Model_ZOO/."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelserve.config.parser import SECTION_PREFIX
 from modelserve.config.section import Conf, Section
+from modelserve.config.values import composed
 from modelserve.errors import Problem, UserError
 
 
@@ -18,19 +19,19 @@ def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.in
     Args:
         conf: the configuration.
         algopkg: the directory of packages.
-        models: names of the model files that exist or are described in models.yml.
+        models: names of the models that exist or are described in models.yml.
         file: conf.ini's name in messages.
 
     Returns:
         Every problem.
     """
-    available = sorted(models)
+    available = sorted(map(composed, models))
     problems: list[Problem] = []
     for section in conf.sections:
         problems += _check_package(section, algopkg, file)
         for model in section.model:
-            if model not in available:
-                near = difflib.get_close_matches(model, available, n=1)
+            if composed(model) not in available:
+                near = difflib.get_close_matches(composed(model), available, n=1)
                 fix = f"Did you mean '{near[0]}'?" if near else "Put it there, or describe it in Model_ZOO/models.yml"
                 problems.append(
                     Problem(f"'{model}' is not in Model_ZOO", fix, file, SECTION_PREFIX + section.name, "model")

@@ -35,7 +35,9 @@ class Section(BaseModel):
 
     name: str = Field(exclude=True)
     backend: str = Field(description="The class in `algopkg/<Name>/backend.py`.")
-    model: tuple[str, ...] = Field((), description="File names in `Model_ZOO`, comma separated; may be empty.")
+    model: tuple[str, ...] = Field(
+        (), description="Names of files or directories in `Model_ZOO`, comma separated; may be empty."
+    )
     replicas: int = Field(
         1, ge=1, le=1000, description="Replicas running in parallel; beside `max_replicas`, how many a deploy starts."
     )
@@ -191,12 +193,13 @@ class Section(BaseModel):
     @field_validator("model")
     @classmethod
     def _plain_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+        names = tuple(name.rstrip("/") or name for name in value)  # "bert/" is the directory "bert"
+        for name in names:
             if "/" in name or name in (".", ".."):
-                raise ValueError(f"'{name}' is a path; give the file name in Model_ZOO alone")
-        if len(set(value)) < len(value):
-            raise ValueError("names a file twice")
-        return value
+                raise ValueError(f"'{name}' is a path; give the name in Model_ZOO alone")
+        if len({values.composed(name) for name in names}) < len(names):
+            raise ValueError("names a model twice")
+        return names
 
     @field_validator("gpu_cost")
     @classmethod

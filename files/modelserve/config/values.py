@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from pydantic import ByteSize, TypeAdapter
 
@@ -20,6 +21,16 @@ _OWN_PREFIXES = ("MODELSERVE_", "RAY_")
 # Short and without capitals, so that most values are no names: messages repeat a name, and never anything else.
 _SECRET = re.compile(r"[a-z][a-z0-9_]{0,29}")
 SECRET_NAMES = "A name is a small letter, then small letters, digits and '_', 30 at most"
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC). macOS may write the other one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def forms(name: str) -> set[str]:
+    """Return the ways to write a name in Unicode."""
+    return {name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)}
 
 
 def bytes_of(text: str) -> int:

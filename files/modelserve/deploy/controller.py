@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from modelserve.config.routes import Served, plain
 from modelserve.config.section import Conf
+from modelserve.deploy.model_changes import described
 from modelserve.deploy.plan import Change, Plan, compare
 from modelserve.deploy.publish import Publisher
 from modelserve.deploy.releases import Releases, Target, user
@@ -76,7 +77,7 @@ class Controller:
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings = settings
         self._progress = progress
-        self._store = Store(settings.home / "store")
+        self._store = Store(settings.home / "store", progress)
         self._ray = RayAPI(settings)
         self._gateway = Gateway(settings, progress)
         self._releases = Releases(settings.home / "releases", settings.keep_releases, progress)
@@ -104,7 +105,7 @@ class Controller:
                 met, or Ray does not answer.
         """
         resolved = self._resolver.resolve()
-        return self._compare(resolved.target), resolved
+        return described(self._compare(resolved.target), resolved.models), resolved
 
     def apply(self, keep_going: bool = False, allow_downtime: bool = False) -> Applied:
         """Make the cluster serve what conf.ini says, and wait until it does.
@@ -153,7 +154,7 @@ class Controller:
             target, number = release.target, release.number
             self._require_content(target, number)
             target = self._secrets.renew(target, number)
-            plan = self._compare(target)
+            plan = described(self._compare(target), {})
             recorded = self._execute(target, plan, False, allow_downtime, number) if plan else None
             return Applied(plan, recorded, bool(plan), time.monotonic() - started, number)
 

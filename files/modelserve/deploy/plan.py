@@ -12,13 +12,14 @@ from modelserve.serve.application import Applications
 SIGNS = {"add": "+", "change": "~", "remove": "-"}
 
 _ENV = "env"
+MODEL = "model"
 _SECRET, _SECRETS = "secret ", "args.secrets."
 HIDDEN = "(hidden)"
 # The name that users know for a place in an application's document, and whether a difference needs new replicas.
 _MEANING: dict[str, tuple[str, bool]] = {
     "args.package": ("code", True),
     "args.backend": ("class", True),
-    "args.models": ("model", True),
+    "args.models": (MODEL, True),
     "args.methods": ("method", True),
     "args.name": ("name", True),
     "args.configured": ("user_config", True),
@@ -62,12 +63,14 @@ class Difference:
         old: the value that runs.
         new: the value of the target.
         new_replicas: whether it needs new replicas.
+        details: of models: what changes in them.
     """
 
     what: str
     old: Any
     new: Any
     new_replicas: bool
+    details: tuple[str, ...] = ()
 
     @property
     def concerns_secret(self) -> bool:
@@ -76,10 +79,11 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as a JSON document, without environment variables: they may be secret."""
-        if self.what != _ENV and not self.concerns_secret:
-            return dict(vars(self))
-        old, new = (None if value is None else HIDDEN for value in (self.old, self.new))
-        return {"what": self.what, "old": old, "new": new, "new_replicas": self.new_replicas}
+        old, new = self.old, self.new
+        if self.what == _ENV or self.concerns_secret:
+            old, new = (None if value is None else HIDDEN for value in (old, new))
+        details = {"details": list(self.details)} if self.details else {}
+        return {"what": self.what, "old": old, "new": new, "new_replicas": self.new_replicas, **details}
 
 
 @dataclass(frozen=True)

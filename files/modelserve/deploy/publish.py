@@ -46,12 +46,18 @@ class Publisher:
         base = str(EnvironmentResolver(self._settings, self._store).base().path.relative_to(self._store.root))
         paths = [base, *(path for applications in needed for path in manifest.paths_of(applications, self._store))]
         complete = dict.fromkeys(path for path in paths if (self._store.root / path).exists())
-        stay = dict.fromkeys([*complete, *manifest.paths_of(kept or {}, self._store)])
+        stay = dict.fromkeys([*complete, *self._paths(kept or {})])
+        sets = {}
+        for directory, models in self._sets(needed).items():
+            if complete.keys() >= set(models):
+                self._store.join_models([self._store.root / model for model in models])
+                sets[directory] = models
+        stay |= dict.fromkeys(sets)
         for release in self._releases:
-            stay |= dict.fromkeys(manifest.paths_of(release.target.applications, self._store))
+            stay |= dict.fromkeys(self._paths(release.target.applications))
         contents = manifest.contents(complete, self._store)
         versions = manifest.Versions.running()  # the controller runs in the head's container
-        manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay)).publish(self._store)
+        manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay), sets=sets).publish(self._store)
         # A worker that restarts deletes what is not kept.
         self._write_distributed(set(self._distributed()) & set(stay))
         return tuple(stay)
@@ -64,12 +70,23 @@ class Publisher:
         """
         if not self._settings.workers:
             return
-        needed = [content.path for content in manifest.Manifest.load(self._store.root / manifest.NAME).needed]
+        published = manifest.Manifest.load(self._store.root / manifest.NAME)
+        needed = [*(content.path for content in published.needed), *published.sets]
         if set(needed) <= set(self._distributed()):
             return
         self._progress("distributing new content to the workers")
         distribute.replicate_to_workers(self._progress, self._settings.fetch_timeout_s)
         self._write_distributed(needed)
+
+    def _paths(self, applications: Applications) -> list[str]:
+        return [*manifest.paths_of(applications, self._store), *manifest.sets_of(applications, self._store)]
+
+    def _sets(self, needed: Iterable[Applications]) -> dict[str, tuple[str, ...]]:
+        """Return the models that sections name together, by the path of their common directory."""
+        sets: dict[str, tuple[str, ...]] = {}
+        for applications in needed:
+            sets |= manifest.sets_of(applications, self._store)
+        return sets
 
     def _distributed(self) -> list[str]:
         try:

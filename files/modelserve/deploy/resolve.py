@@ -9,15 +9,17 @@ from pathlib import Path
 from modelserve.config import parser, project
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
+from modelserve.config.values import forms
 from modelserve.deploy.releases import Target
 from modelserve.deploy.secret_references import SecretReferences
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import UserError
-from modelserve.models import zoo
+from modelserve.models import directory, zoo
 from modelserve.serve.application import Application
 from modelserve.settings import Settings
 from modelserve.store import manifest
+from modelserve.store.model_store import Listing
 from modelserve.store.store import Store
 
 Progress = Callable[[str], None]
@@ -31,11 +33,13 @@ class Resolved:
         conf: the configuration.
         target: what it is in content.
         environments: the environment of each package, by the package's name.
+        models: the content of each model, by its path in the store.
     """
 
     conf: Conf
     target: Target
     environments: dict[str, Environment]
+    models: dict[str, Listing]
 
 
 class Resolver:
@@ -60,7 +64,7 @@ class Resolver:
         if not file.exists():
             raise UserError(f"{file} is missing", "Run site.yml or playbooks/deploy.yml to put it there")
         conf, text = parser.load(file)
-        models = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
+        models = directory.names(self._settings.model_zoo)
         problems = project.check(conf, self._settings.algopkg, models, str(file))
         if problems:
             raise UserError(problems)
@@ -75,9 +79,9 @@ class Resolver:
         """
         conf, text = self.read()
         self._secrets.read(conf, str(self._settings.conf_file))
-        models = {name for section in conf.sections for name in section.model}
+        models = {form for section in conf.sections for name in section.model for form in forms(name)}
         verified = self._store.root / "signatures.json"
-        zoo.require_described(self._settings.model_zoo, models, self._store.sha256, verified)
+        zoo.require_described(self._settings.model_zoo, models, self._sha256, verified)
         resolver = EnvironmentResolver(self._settings, self._store)
         environments = {
             section.name: resolver.of_package(section.name, self._package(section)) for section in conf.sections
@@ -92,7 +96,7 @@ class Resolver:
             versions=manifest.Versions.running().model_dump(exclude={"image"}),
             serve_port=self._settings.serve_port,
         )
-        return Resolved(conf, target, environments)
+        return Resolved(conf, target, environments, self._listings(conf))
 
     def build(self, resolved: Resolved) -> None:
         """Make the content that the store lacks: environments, packages and models.
@@ -106,17 +110,27 @@ class Resolver:
             builder.build(environment, self._progress)
         for section in resolved.conf.sections:
             self._store.add_package(section.name, self._package(section))
-            for model in self._models(section):
-                self._store.add_model(model)
+            for name, model in self._models(section):
+                self._store.add_model(model, name)
 
     def _application(self, section: Section, environment: Environment) -> Application:
         package = self._store.package_path(section.name, self._package(section))
-        models = map(self._store.model_path, self._models(section))
+        models = [self._store.model_path(model, name) for name, model in self._models(section)]
         secrets = self._secrets.of_section(section)
         return Application.from_section(section, package, models, environment.path, secrets)
 
     def _package(self, section: Section) -> Path:
         return self._settings.algopkg / section.name
 
-    def _models(self, section: Section) -> list[Path]:
-        return [self._settings.model_zoo / model for model in section.model]
+    def _models(self, section: Section) -> list[tuple[str, Path]]:
+        """Return the section's models: their names in conf.ini and the store, and the working files or directories."""
+        return [(name, directory.find(self._settings.model_zoo, name)) for name in section.model]
+
+    def _listings(self, conf: Conf) -> dict[str, Listing]:
+        models = [pair for section in conf.sections for pair in self._models(section)]
+        listings = {pair: self._store.listing(pair[1]) for pair in models}
+        return {str(self._store.models / listing.sha256 / name): listing for (name, _), listing in listings.items()}
+
+    def _sha256(self, model: Path) -> str:
+        """Return the hash of a model that models.yml names."""
+        return self._store.sha256(directory.find(model.parent, model.name))

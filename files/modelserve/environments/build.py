@@ -17,7 +17,7 @@ from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, Envir
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
-from modelserve.util import clock
+from modelserve.util import clock, disk
 from modelserve.util.proxies import proxied
 
 Progress = Callable[[str], None]
@@ -64,8 +64,10 @@ class EnvironmentBuilder:
                 packages.link_packages(self._base.path, environment.path)
                 self._install_python(environment)
             self._store.complete(environment.path, _verified_record(environment))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(environment.path, ignore_errors=True)
+            if disk.is_full(error):
+                raise disk.no_space(f"environment {environment.path.name}", self._store.root) from error
             raise
         progress(f"environment {environment.path.name}: ready after {time.monotonic() - started:.1f} s")
 

@@ -48,7 +48,7 @@ class AlgoBackend:
         """Load the model.
 
         Args:
-            model_path: empty, or ``<directory>,<file1>,<file2>,...``.
+            model_path: empty, or ``<directory>,<name1>,<name2>,...``.
 
         Raises:
             TypeError: the batch form is a coroutine.

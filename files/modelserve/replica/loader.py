@@ -8,6 +8,8 @@ import sys
 import types
 from pathlib import Path
 
+from modelserve.store import joined
+
 
 def load_class(name: str, package: str, backend: str) -> type:
     """Return the class ``backend`` of a package's ``backend.py``.
@@ -44,14 +46,17 @@ def load_class(name: str, package: str, backend: str) -> type:
 
 
 def model_path(models: list[str]) -> str:
-    """Return the argument of a backend's constructor: empty, or ``<directory>,<file1>,<file2>,...``.
+    """Return the argument of a backend's constructor: empty, or ``<directory>,<name1>,<name2>,...``.
 
-    The store keeps every file in a directory of its own, so the files are relative to the directory above.
+    Models that a section names together lie in one directory, which classes may list. Without one, the names are
+    relative to the directory above.
     """
     if not models:
         return ""
-    store = Path(models[0]).parent.parent
-    return ",".join([str(store), *(str(Path(model).relative_to(store)) for model in models)])
+    paths = [Path(model) for model in joined.joined(models)]
+    parents = {path.parent for path in paths}
+    directory = paths[0].parent if len(parents) == 1 else paths[0].parent.parent
+    return ",".join([str(directory), *(str(path.relative_to(directory)) for path in paths)])
 
 
 def _spec_of(qualified: str, package: str) -> importlib.machinery.ModuleSpec:

@@ -35,7 +35,7 @@ class Content:
 
     @classmethod
     def model(cls, path: Path) -> Content:
-        """Return a model file: ``<hash>/<file>``."""
+        """Return a model, a file or a directory: ``<hash>/<name>``."""
         return cls(path, path.parent.name)
 
 
@@ -131,7 +131,7 @@ class Application:
         prefix: the path at which Serve answers it.
         environment: the conda environment.
         package: the package's snapshot.
-        models: the model files.
+        models: the models.
         variables: environment variables of its replicas.
         args: what a replica is made of.
         user_config: what running replicas take in.
@@ -175,7 +175,7 @@ class Application:
         Args:
             section: the section.
             package: the package's snapshot in the store.
-            models: the model files in the store.
+            models: the models in the store.
             environment: the environment's prefix.
             secrets: by environment variable: the section's secrets.
         """
@@ -332,7 +332,7 @@ def args_of(
     Args:
         section: the section.
         package: the package's directory.
-        models: the model files.
+        models: the models.
         secrets: by environment variable: the secrets that the replica fetches; None: its process has them already.
     """
     return AppArgs(

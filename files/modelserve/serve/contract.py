@@ -39,7 +39,7 @@ class AppArgs(BaseModel):
         name: the package's name.
         package: directory of the package's snapshot.
         backend: the class in its ``backend.py``.
-        models: paths of the model files.
+        models: paths of the models, files or directories.
         methods: HTTP methods that are allowed.
         batch_size: largest number of requests in one call of ``_model_inference_batch``; 1 turns batching off.
         batch_wait: longest time in seconds that the first request of a batch waits for others.

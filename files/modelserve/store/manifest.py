@@ -15,8 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from modelserve import hashing
 from modelserve.errors import Problem, UserError
 from modelserve.serve.application import Applications
+from modelserve.store import joined
 from modelserve.store.store import Store
 from modelserve.util.files import write_atomically
 
@@ -40,12 +42,21 @@ class Versions(BaseModel):
 
 
 class Content(BaseModel):
-    """An entry of the store: its path below it, and its hash (``hashing.of_tree``; SHA-256 for a model)."""
+    """An entry of the store.
+
+    Attributes:
+        path: its path below the store.
+        hash: its ``hashing.of_tree``; ``hashing.of_model`` of a model.
+        directory: whether it is a model that is a directory.
+        size: bytes of a model; 0 where that is not known.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     path: str
     hash: str
+    directory: bool = False
+    size: int = 0
 
 
 class Manifest(BaseModel):
@@ -55,6 +66,7 @@ class Manifest(BaseModel):
         versions: what the head runs.
         needed: entries to have before joining, in the order to fetch them.
         kept: paths of all entries that something refers to; the others may be removed.
+        sets: by the path of their common directory, the paths of models that are named together.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -62,6 +74,7 @@ class Manifest(BaseModel):
     versions: Versions = Versions()
     needed: tuple[Content, ...] = ()
     kept: tuple[str, ...] = ()
+    sets: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def load(cls, file: Path) -> Manifest:
@@ -93,6 +106,26 @@ def paths_of(applications: Applications, store: Store) -> list[str]:
     return list(dict.fromkeys(str(content.path.relative_to(store.root)) for content in [*environments, *others]))
 
 
+def sets_of(applications: Applications, store: Store) -> dict[str, tuple[str, ...]]:
+    """Return the models that sections name together, as :class:`Manifest` has them."""
+    sets = {}
+    for application in applications.values():
+        models = [content.path for content in application.models]
+        if directory := joined.directory_of(models):
+            paths = tuple(str(model.relative_to(store.root)) for model in models)
+            sets[str(directory.relative_to(store.root))] = paths
+    return sets
+
+
 def contents(paths: Iterable[str], store: Store) -> tuple[Content, ...]:
-    """Return each path with its hash."""
-    return tuple(Content(path=path, hash=store.hash_of(path)) for path in paths)
+    """Return each path with its hash, and the size of models."""
+    return tuple(_content(path, store) for path in paths)
+
+
+def _content(path: str, store: Store) -> Content:
+    entry, content_hash = store.root / path, store.hash_of(path)
+    if not path.startswith("model/"):
+        return Content(path=path, hash=content_hash)
+    files = [file for _, file in hashing.model_files(entry)] if entry.is_dir() else [entry]
+    size = sum(file.stat().st_size for file in files if file.exists())
+    return Content(path=path, hash=content_hash, directory=entry.is_dir(), size=size)

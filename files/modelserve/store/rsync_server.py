@@ -41,11 +41,11 @@ secrets file = {secrets}
 [{module}]
 max connections = {connections}
 lock file = {runtime}/rsyncd.lock
-exclude = /cache /lock /model_hashes.json /.[!.]* /*/.[!.]* /model/*/.[!.]*
+exclude = /cache /lock /set /model_hashes.json /.[!.]* /*/.[!.]* /model/*/.[!.]*
 [{files_module}]
 max connections = {file_connections}
 lock file = {runtime}/rsyncd.files.lock
-exclude = /cache /lock /env /pkg /model /image /model_hashes.json /.[!.]* /*/.[!.]*
+exclude = /cache /lock /env /pkg /model /set /image /model_hashes.json /.[!.]* /*/.[!.]*
 """
 
 

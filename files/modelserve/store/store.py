@@ -1,8 +1,8 @@
 """The immutable store: packages, models and environments, named by their content.
 
-Its entries are ``pkg/<Name>-<hash>/``, ``model/<sha256>/<file>`` and ``env/<Name>-<hash>/``. An entry with its final
-name is complete: packages and models are written under another name and renamed, environments have a record that is
-written last.
+Its entries are ``pkg/<Name>-<hash>/``, ``model/<hash>/<name>`` and ``env/<Name>-<hash>/``; ``set/<hash>/`` has hard
+links of models that are named together. An entry with its final name is complete: packages and models are written under
+another name and renamed, environments have a record that is written last.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from modelserve import hashing
 from modelserve.errors import UserError
-from modelserve.store import integrity
-from modelserve.util.files import copy, write_atomically
+from modelserve.store import integrity, joined
+from modelserve.store.hash_cache import HashCache
+from modelserve.store.model_store import Listing, ModelStore
+from modelserve.util.disk import space_for
+from modelserve.util.files import write_atomically
+from modelserve.util.progress import Progress, ignore
 
 ENVIRONMENT_RECORD = "modelserve.json"
+KINDS = ("env", "pkg", "model", joined.KIND)
 
 
 class Store:
@@ -30,10 +35,16 @@ class Store:
         models: the directory of the models in it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, progress: Progress = ignore) -> None:
+        """Use the store in a directory, which need not exist.
+
+        Args:
+            root: the directory.
+            progress: gets lines about steps that take some seconds.
+        """
         self.root = root
         self.models = root / "model"
-        self._hash_cache = root / "model_hashes.json"
+        self._model_store = ModelStore(self.models, HashCache(root / "model_hashes.json"), progress)
 
     def package_path(self, name: str, source: Path) -> Path:
         """Return the path of a package with the content that ``source`` has now."""
@@ -50,31 +61,45 @@ class Store:
                     shutil.copy2(path, copy)
         return target
 
-    def model_path(self, source: Path) -> Path:
-        """Return the path of a model with the content that ``source`` has now."""
-        return self.models / self.sha256(source) / source.name
+    def model_path(self, source: Path, name: str = "") -> Path:
+        """Return the path of a model with the content that ``source`` has now.
 
-    def add_model(self, source: Path) -> Path:
-        """Copy a model file into the store, unless it is there, and return the copy's path.
-
-        A later change of the file leaves the copy as it is. The copy takes no space where the disk can share the bytes
-        of two files.
+        Args:
+            source: the working file or directory.
+            name: its name in the store; empty takes that of ``source``.
 
         Raises:
-            UserError: the file was written to while it was copied.
+            UserError: a link in a directory cannot be followed.
         """
-        target = self.model_path(source)
-        # Earlier versions linked the working file, whose changes would change the entry.
-        if not integrity.verify_integrity(target) or target.samefile(source):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            copy(source, temporary)
-            if hashing.of_file(temporary) != target.parent.name:
-                temporary.unlink()
-                raise UserError(f"{source} was written to while it was copied", "Apply again")
-            temporary.rename(target)
-            integrity.write_stamp(target, integrity.file_state(target))
-        return target
+        return self._model_store.path(source, name or source.name)
+
+    def add_model(self, source: Path, name: str = "") -> Path:
+        """Copy a model into the store, unless it is there, and return the copy's path.
+
+        A later change of the model leaves the copy as it is.
+
+        Args:
+            source: the working file or directory.
+            name: its name in the store; empty takes that of ``source``.
+
+        Raises:
+            UserError: the model was written to while it was copied, or the disk is full.
+        """
+        return self._model_store.add(source, name or source.name)
+
+    def join_models(self, models: Sequence[Path]) -> None:
+        """Have stored models that a section names together lie together.
+
+        Raises:
+            UserError: the disk is full, or its file system has no hard links.
+        """
+        names = ", ".join(model.name for model in models)
+        try:
+            with space_for(f"the directory of {names}", self.root):
+                joined.join(models)
+        except OSError as error:
+            fix = "Put modelserve_home on a file system with hard links, such as ext4, XFS or Btrfs"
+            raise UserError(f"{names} cannot be put into one directory of {self.root}: {error.strerror}", fix) from None
 
     def env_path(self, name: str, environment_hash: str) -> Path:
         """Return the path of an environment."""
@@ -98,7 +123,7 @@ class Store:
         The names of packages and models have it. That of an environment is computed once, and kept beside it.
 
         Args:
-            path: ``env/<Name>-<hash>``, ``pkg/<Name>-<hash>`` or ``model/<sha256>/<file>``.
+            path: ``env/<Name>-<hash>``, ``pkg/<Name>-<hash>`` or ``model/<hash>/<name>``.
         """
         kind, name = path.split("/")[:2]
         if kind == "model":
@@ -131,36 +156,35 @@ class Store:
             The paths of the removed entries.
         """
         stay = {"/".join(path.split("/")[:2]) for path in kept}
-        removed = []
         for interrupted in self.root.glob("*/.removed-*"):
             shutil.rmtree(interrupted, ignore_errors=True)
-        for kind in ("env", "pkg", "model"):
-            for path in sorted(self.root.glob(f"{kind}/[!.]*")):
-                name = f"{kind}/{path.name}"
-                if name not in stay:
-                    # Renamed first: an interrupted removal must not look complete.
-                    renamed = path.with_name(f".removed-{path.name}")
-                    path.rename(renamed)
-                    shutil.rmtree(renamed, ignore_errors=True)
-                    path.with_name(f".{path.name}.hash").unlink(missing_ok=True)
-                    removed.append(name)
-        return removed
+        unneeded = [
+            path
+            for kind in KINDS
+            for path in sorted(self.root.glob(f"{kind}/[!.]*"))
+            if f"{kind}/{path.name}" not in stay
+        ]
+        for path in unneeded:
+            # Renamed first: an interrupted removal must not look complete.
+            renamed = path.with_name(f".removed-{path.name}")
+            path.rename(renamed)
+            # A link that goes changes the time of the file, which other models and sets have, too.
+            with integrity.stamps_kept(self.models, _linked_files(renamed)):
+                shutil.rmtree(renamed, ignore_errors=True)
+            path.with_name(f".{path.name}.hash").unlink(missing_ok=True)
+        return [f"{path.parent.name}/{path.name}" for path in unneeded]
 
     def sha256(self, path: Path) -> str:
-        """Return the SHA-256 of a working model file."""
-        # Models are large, and every plan needs their hashes: a hash is valid while the file's state is the same.
-        state = integrity.file_state(path)
-        try:
-            hashes = json.loads(self._hash_cache.read_text())
-        except (OSError, ValueError):
-            hashes = {}
-        key = str(path)
-        if hashes.get(key, [None])[0] != state:
-            hashes[key] = [state, hashing.of_file(path)]
-            hashes = {name: value for name, value in hashes.items() if Path(name).exists()}
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._hash_cache, json.dumps(hashes))
-        return str(hashes[key][1])
+        """Return the hash of a working model, a file or a directory, see :func:`hashing.of_model`."""
+        return self.listing(path).sha256
+
+    def listing(self, path: Path) -> Listing:
+        """Return the content of a working model. Only what changed since the last time is read.
+
+        Raises:
+            UserError: a link in a directory cannot be followed.
+        """
+        return self._model_store.listing(path)
 
     @contextmanager
     def _temporary(self, target: Path) -> Iterator[Path]:
@@ -173,3 +197,10 @@ class Store:
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _linked_files(entry: Path) -> list[Path]:
+    """Return the files of a model or a set that have other hard links."""
+    if entry.parent.name not in ("model", joined.KIND):
+        return []
+    return [path for path in entry.rglob("*") if path.is_file() and path.stat().st_nlink > 1]

@@ -22,8 +22,10 @@ from modelserve.errors import UserError
 from modelserve.settings import Settings
 from modelserve.store import integrity, manifest
 from modelserve.store.manifest import Content, Manifest, Versions
+from modelserve.store.model_store import remove, stamp
 from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util.disk import free_space, no_space, size_text, space_for
 from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
 from modelserve.util.proxies import without_proxies
@@ -35,6 +37,9 @@ CONNECT_S = 10
 # (``Settings.fetch_timeout_s``). The interval is random, so that they do not all try in the same moment.
 RETRY_S = (0.5, 3.0)
 LINKED_AGAINST = 8  # earlier environments to link files from; rsync takes 20 at most
+
+SHOWN_SIZE = 100 << 20  # bytes; less is fetched in a moment
+NO_SPACE_FIX = "Free some; the node continues by itself when there is space"
 
 # The cluster's workers by name, as Ansible writes them.
 WORKERS = "workers.json"
@@ -49,6 +54,10 @@ class UnreachableError(UserError):
 
 class MissingError(UserError):
     """Raised when the head's store does not have a file."""
+
+
+class FullError(UserError):
+    """Raised when this node's disk is full."""
 
 
 class BusyError(UnreachableError):
@@ -144,7 +153,7 @@ class StoreClient:
             UserError: this node runs another image than the head, the store does not answer, or the disk is full.
         """
         # A node that starts and a deploy can sync at the same time.
-        with locked(self._work / "pull.lock"):
+        with space_for("what the head serves", self._store.root), locked(self._work / "pull.lock"):
             published = self.manifest()
             require_same_versions(published.versions, Versions.running())
             fetched = []
@@ -152,6 +161,8 @@ class StoreClient:
                 if not self._store.holds(content.path):
                     self._fetch(content)
                     fetched.append(content.path)
+            for models in published.sets.values():
+                self._store.join_models([self._store.root / model for model in models])
             if published.kept:
                 for unneeded in self._store.root.glob("*/.pull-*"):  # all that is needed is complete
                     shutil.rmtree(unneeded, ignore_errors=True)
@@ -159,33 +170,60 @@ class StoreClient:
             return fetched
 
     def _fetch(self, content: Content) -> None:
-        self._progress(f"fetching {content.path}")
         target = self._store.root / content.path
         temporary = target.with_name(f".pull-{target.name}")
+        found = self._earlier(target, content)
+        if not found:
+            self._require_space(content, temporary)
+        size = f" ({size_text(content.size)})" if content.size >= SHOWN_SIZE else ""
+        self._progress(f"fetching {content.path}{size}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        is_model = content.path.startswith("model/")
-        links = [] if is_model else [f"--link-dest={earlier}" for earlier in self._earlier(target)]
         # rsync compares sizes and times, which another version's file can have too. Then the entry is fetched again,
         # without the files of an interrupted or earlier one.
-        for options in (links, []):
-            self._rsync(MODULE, content.path if is_model else content.path + "/", temporary, *options)
-            content_hash = hashing.of_file(temporary) if is_model else hashing.of_tree(temporary)
+        for earlier in (found, []):
+            self._transfer(content, temporary, earlier)
+            files = _listing(temporary) if content.directory else {}
+            content_hash = _hash_of(content, temporary, files)
             if content_hash == content.hash:
-                shutil.rmtree(target, ignore_errors=True)
+                remove(target)
                 temporary.rename(target)
-                if is_model:
-                    integrity.write_stamp(target, integrity.file_state(target))
+                if content.path.startswith("model/"):
+                    stamp(target, files)
                 return
-            temporary.unlink() if is_model else shutil.rmtree(temporary)
+            remove(temporary)
         raise UserError(
             f"{content.path} is damaged in the head's store: its content hash is {content_hash}, not {content.hash}",
             f"Remove {target} on the head and deploy again: that makes it again",
         )
 
-    def _earlier(self, target: Path) -> list[Path]:
-        if target.parent.name != "env":
+    def _require_space(self, content: Content, temporary: Path) -> None:
+        """Raise a UserError where the disk has no space for what is still to be fetched."""
+        already = sum(file.stat().st_size for file in (*temporary.rglob("*"), temporary) if file.is_file())
+        needed = content.size - already
+        if needed > free_space(self._store.root):
+            remove(temporary)
+            raise no_space(content.path, self._store.root, content.size, NO_SPACE_FIX)
+
+    def _transfer(self, content: Content, temporary: Path, earlier: list[Path]) -> None:
+        """Fetch an entry; link the files that it has in common with earlier versions."""
+        is_file = content.path.startswith("model/") and not content.directory
+        linked = [file for path in earlier for file in path.rglob("*") if file.is_file()] if content.directory else []
+        with integrity.stamps_kept(self._store.models, linked):
+            source = content.path if is_file else content.path + "/"
+            try:
+                self._rsync(MODULE, source, temporary, *(f"--link-dest={path}" for path in earlier))
+            except FullError:
+                remove(temporary)  # what runs here needs the space more
+                raise
+
+    def _earlier(self, target: Path, content: Content) -> list[Path]:
+        """Return earlier versions of an environment or of a model that is a directory."""
+        if content.path.startswith("env/"):
+            complete = [path for path in target.parent.glob("[!.]*") if Store.is_complete(path)]
+        elif content.directory:
+            complete = [path for path in self._store.models.glob(f"[!.]*/{target.name}") if path.is_dir()]
+        else:
             return []
-        complete = [path for path in target.parent.glob("[!.]*") if Store.is_complete(path)]
         return sorted(complete, key=lambda path: path.stat().st_mtime, reverse=True)[:LINKED_AGAINST]
 
     def _rsync(self, module: str, source: str, target: Path, *options: str) -> None:
@@ -205,12 +243,8 @@ class StoreClient:
 
     def _problem(self, source: str, code: int, stderr: str) -> UserError:
         text = next((line.strip() for line in stderr.splitlines() if line.strip()), f"rsync ended with {code}")
-        if "No space left" in stderr:
-            free = shutil.disk_usage(self._settings.home).free // 2**20
-            return UserError(
-                f"no space left for {source.rstrip('/')}: {free} MiB are free at {self._store.root}",
-                "Free some; the node continues by itself when there is space",
-            )
+        if "No space left" in stderr or "Disk quota exceeded" in stderr:
+            return FullError(no_space(source.rstrip("/"), self._store.root, fix=NO_SPACE_FIX).problems)
         if "max connections" in stderr:
             return BusyError(
                 f"the head's store at {endpoint(self._head, PORT)} served other nodes for"
@@ -227,6 +261,21 @@ class StoreClient:
             f"the head's store at {endpoint(self._head, PORT)} does not answer ({text})",
             "The node waits for it. If that lasts, check that the head is on and that the port is open to this host",
         )
+
+
+def _listing(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a fetched model; nothing where a link in it cannot be followed."""
+    try:
+        return {name: hashing.of_file(file) for name, file in hashing.model_files(directory)}
+    except ValueError:
+        return {}
+
+
+def _hash_of(content: Content, entry: Path, files: dict[str, str]) -> str:
+    """Return the content hash of a fetched entry, of which ``files`` has those of a model that is a directory."""
+    if content.directory:
+        return hashing.of_listing(files.items())
+    return hashing.of_file(entry) if content.path.startswith("model/") else hashing.of_tree(entry)
 
 
 def require_same_versions(head: Versions, node: Versions) -> None:
