@@ -3,7 +3,7 @@
     scripts/debian_files.py            writes the packages beside the names that the file lists
     scripts/debian_files.py --check    ends with 1 where Debian has another package than the file
 
-Reads Debian's Contents indices, 60 MB, from $DEBIAN_MIRROR, else from Debian's own archive.
+Reads Debian's Contents indices from $DEBIAN_MIRROR, else from Debian's own archive: some minutes.
 """
 
 from __future__ import annotations

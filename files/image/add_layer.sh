@@ -24,14 +24,17 @@ FTP_PROXY=$login DOCKER_BUILDKIT=0 \
     "$work" >"$work/log" 2>&1 || failed=$?
 [ "${failed:-0}" -eq 0 ] && exit
 
-# Each name that Debian does not have, with who asks for it; else what apt or Docker names as the cause.
-sed -n "s/^no package: //p" "$work/log" | while IFS= read -r name; do
+# Each name that apt cannot install, with who asks for it; else what apt or Docker names as the cause.
+release=$(sed -n 's/^release: //p' "$work/log")
+sed -n 's/^\(no\|several\) packages\{0,1\}: /\1 /p' "$work/log" | while read -r which name providers; do
     place=$(printf '%s\n' "$DEBIAN_PACKAGES" | sed -n "s/^$name //p")
-    release=$(sed -n 's/^release: //p' "$work/log")
-    echo "error: $place asks for $name, which ${release:-Debian} does not have. Correct the name: packages.debian.org lists all"
-done >"$work/unknown"
-if [ -s "$work/unknown" ]; then
-    cat "$work/unknown"
+    case $which in
+    no) echo "error: $place asks for $name, which $release does not have. Correct the name: packages.debian.org lists all" ;;
+    *) echo "error: $place asks for $name, which several packages provide. Write one of them: $providers" ;;
+    esac
+done >"$work/wrong"
+if [ -s "$work/wrong" ]; then
+    cat "$work/wrong"
     exit 1
 fi
 cat "$work/log" >&2

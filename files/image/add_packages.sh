@@ -13,17 +13,21 @@ fi
 unset FTP_PROXY ftp_proxy
 
 apt-get update -q -o APT::Update::Error-Mode=any
-# By its exact name: apt-get takes "libfoo." for a pattern. A package is there, or others provide it.
-unknown=$(for package in $PACKAGES; do
-    apt-cache showpkg "$package" 2>/dev/null | awk '
-        /^(Versions|Reverse Provides):/ { listed = 1; next }
-        /^[A-Z][A-Za-z ]*:/ { listed = 0 }
-        listed && NF { there = 1 }
-        END { exit !there }' || echo "$package"
+# By its exact name: apt takes "libfoo." for a pattern. A package is there, or one other provides it.
+wrong=$(for package in $PACKAGES; do
+    apt-cache showpkg "$package" 2>/dev/null | awk -v name="$package" '
+        /^Package: / { mine = $2 == name; next }
+        /^(Versions|Reverse Provides):/ { part = mine ? $1 : ""; next }
+        /^[A-Z][A-Za-z ]*:/ { part = "" }
+        part == "Versions:" && NF { there = 1 }
+        part == "Reverse" && NF && !seen[$1]++ { providers = providers (count++ ? ", " : "") $1 }
+        END {
+            if (!there && count > 1) print "several packages: " name " " providers
+            else if (!there && !count) print "no package: " name
+        }'
 done)
-if [ -n "$unknown" ]; then
-    # shellcheck disable=SC2086 # a list of package names
-    printf 'no package: %s\n' $unknown
+if [ -n "$wrong" ]; then
+    echo "$wrong"
     exit 1
 fi
 # shellcheck disable=SC2086 # a list of package names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,20 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelserve.author import trial
 from modelserve.config import debian, parser, project
+from modelserve.config.routes import Served
+from modelserve.config.section import Section
+from modelserve.deploy.controller import Controller
+from modelserve.deploy.releases import Target
+from modelserve.deploy.resolve import Resolver
+from modelserve.deploy.secret_references import SecretReferences
+from modelserve.environments.resolve import Environment
 from modelserve.errors import UserError
+from modelserve.serve.application import Application
+from modelserve.settings import Settings
+from modelserve.store import manifest
+from modelserve.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = "# what cv2 needs\nlibgl1\n\nlibglib2.0-0 # for libgthread\n"
@@ -138,13 +151,71 @@ def test_a_check_of_the_project_reads_the_lists(algopkg: Path) -> None:
     assert problem.file == "algopkg/OCR/packages.txt" and "line 1" in problem.message
 
 
-def test_what_the_image_lacks_is_one_line_that_names_the_way_out(algopkg: Path, tmp_path: Path) -> None:
-    (tmp_path / "installed").write_text("libc6\nlibglib2.0-0\n")
-    (problem,) = debian.missing({"OCR": algopkg / "OCR"}, debian.installed(tmp_path / "installed"))
-    assert str(problem) == (
-        "algopkg/OCR/packages.txt: line 2: asks for libgl1, which this image does not have. "
-        "Run site.yml: it adds a layer to the image, and restarts the nodes one after another"
-    )
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The list of an image that has all but libgl1."""
+    file = tmp_path / "installed.txt"
+    file.write_text("libc6\nlibglib2.0-0\n")
+    monkeypatch.setattr(debian, "INSTALLED", file)
+    return file
+
+
+LACKING = (
+    "algopkg/OCR/packages.txt: line 2: asks for libgl1, which this image does not have. "
+    "Run site.yml: it adds a layer to the image, and restarts the nodes one after another"
+)
+
+
+def resolver(home: Path) -> Resolver:
+    settings = Settings(home=home)
+    return Resolver(settings, Store(home / "store"), SecretReferences(settings, print), print)
+
+
+def test_an_apply_on_the_head_refuses_what_the_image_lacks(algopkg: Path, image: Path) -> None:
+    home = algopkg / "home"
+    home.mkdir()
+    (home / "algopkg").symlink_to(algopkg)
+    (home / "conf.ini").write_text("[MODEL SERVE]\nport = 666\n[algopkg.OCR]\nbackend = OCR\nroute = r\n")
+    with pytest.raises(UserError) as caught:
+        resolver(home).resolve()
+    assert str(caught.value) == LACKING
+    (home / "conf.ini").write_text("[MODEL SERVE]\nport = 666\n")
+    assert resolver(home).read()[0].sections == (), "what is not served is not needed"
+
+
+def test_a_rollback_refuses_what_the_image_lacks(algopkg: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = algopkg / "store"
+    (store / "pkg").mkdir(parents=True)
+    (algopkg / "OCR").rename(store / "pkg" / "OCR-1234")
+    section = Section.model_validate({"name": "OCR", "backend": "OCR", "route": "r"})
+    application = Application.from_section(section, store / "pkg" / "OCR-1234", [], store / "env" / "OCR-1")
+    target = Target("", Served(port=666), {"OCR": application}, {}, 8000)
+    monkeypatch.setattr(Store, "holds", lambda self, path: True)
+    monkeypatch.setattr(manifest.Versions, "running", manifest.Versions)
+    with pytest.raises(UserError) as caught:
+        Controller(Settings(home=algopkg), print)._require_content(target, 3)
+    assert str(caught.value) == f"release 3: {LACKING}"
+
+
+def test_a_test_of_a_package_refuses_what_the_image_lacks(algopkg: Path, image: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        trial.environment_of(Settings(home=algopkg), algopkg / "OCR", print)
+    assert str(caught.value) == LACKING
+
+
+def test_a_test_that_fails_for_want_of_a_library_names_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    error = "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"
+    python.write_text(f"#!/bin/sh\necho '{json.dumps({'ok': False, 'error': error})}'\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(trial, "environment_of", lambda *_: Environment("OCR", tmp_path, ""))
+    section = Section.model_validate({"name": "OCR", "backend": "OCR", "route": "r"})
+    result = trial.test(Settings(home=tmp_path), trial.Trial(section, tmp_path, tmp_path), {}, print)
+    hint = "libGL.so.1 is in the Debian package libgl1: write libgl1 to algopkg/OCR/packages.txt, then run site.yml"
+    assert result == {"ok": False, "error": f"{error}. {hint}"}
 
 
 def test_a_snapshot_is_called_by_its_package_s_name(algopkg: Path) -> None:
@@ -153,5 +224,6 @@ def test_a_snapshot_is_called_by_its_package_s_name(algopkg: Path) -> None:
     assert problem.file == "algopkg/OCR/packages.txt"
 
 
-def test_without_an_image_nothing_is_compared(algopkg: Path, tmp_path: Path) -> None:
-    assert debian.missing({"OCR": algopkg / "OCR"}, debian.installed(tmp_path / "none")) == []
+def test_without_an_image_nothing_is_compared(algopkg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "INSTALLED", tmp_path / "none")
+    assert debian.missing({"OCR": algopkg / "OCR"}, debian.installed()) == []

@@ -81,21 +81,31 @@ def test_every_line_of_the_list_has_a_package_and_is_there_once() -> None:
 
 # uv's messages, shortened where they repeat themselves.
 GCC = """\
-  × Failed to build `regex==2024.11.6`
-  ├─▶ The build backend returned an error
-  ╰─▶ Call to `setuptools.build_meta.build_wheel` failed (exit status: 1)
+error: Failed to build `regex==2024.11.6`
+  cause: The build backend returned an error
+  cause: Call to `setuptools.build_meta:__legacy__.build_wheel` failed (exit status: 1)
 
-      [stderr]
-      error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory
+         [stdout]
+         building 'zznative' extension
+         x86_64-linux-gnu-gcc -Wall -fPIC -I/usr/include/python3.13 -c zz.c -o build/temp.linux-x86_64-cpython-313/zz.o
+
+         [stderr]
+         error: [Errno 2] No such file or directory: 'x86_64-linux-gnu-gcc'
+
+hint: Build failures usually indicate a problem with the package or the build environment
 """
 HEADER = GCC.replace(
-    "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory",
-    "regex.c:48:10: fatal error: Python.h: No such file or directory",
+    "error: [Errno 2] No such file or directory: 'x86_64-linux-gnu-gcc'",
+    "zz.c:1:10: fatal error: Python.h: No such file or directory",
 )
 OTHER_HEADER = HEADER.replace("Python.h", "libpq-fe.h")
 
 
-GIT = "error: Git executable not found. Ensure that Git is installed"
+GIT = """\
+error: Failed to download and build `x @ git+https://git.example/x.git`
+  cause: Git operation failed
+  cause: Git executable not found. Ensure that Git is installed and available.
+"""
 FOR_GIT = "what comes from a Git repository needs git"
 MESON = "ERROR: Unknown compiler(s): [['cc'], ['gcc'], ['clang']]"
 NO_WHEEL = "regex==2024.11.6 has no wheel for this Python, and its build needs x86_64-linux-gnu-gcc"

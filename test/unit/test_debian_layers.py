@@ -18,6 +18,7 @@ ASKED = "libgl1 algopkg/OCR/packages.txt line 2\nlibg++ modelserve_debian_packag
 BROKEN = """\
 release: Debian GNU/Linux 13 (trixie)
 no package: libg++
+several packages: libgl1 mesa, libglvnd
 The command '/bin/sh -c sh /opt/lib/add_packages.sh' returned a non-zero code: 1
 """
 
@@ -62,13 +63,15 @@ def test_apt_s_login_for_the_mirror_is_on_no_command_line(tmp_path: Path) -> Non
     assert (tmp_path / "login").read_text() == "\n", "the site's image has archives of its own"
 
 
-def test_a_name_that_debian_does_not_have_is_one_line_with_who_asks_for_it(tmp_path: Path) -> None:
+def test_each_name_that_apt_cannot_install_is_one_line_with_who_asks_for_it(tmp_path: Path) -> None:
     (tmp_path / "said").write_text(BROKEN)
     result = add_layer(tmp_path, f"cat {tmp_path}/said; exit 1")
     assert result.returncode == 1
     assert result.stdout.splitlines()[1:] == [
         "error: modelserve_debian_packages asks for libg++, which Debian GNU/Linux 13 (trixie) does not have. "
-        "Correct the name: packages.debian.org lists all"
+        "Correct the name: packages.debian.org lists all",
+        "error: algopkg/OCR/packages.txt line 2 asks for libgl1, which several packages provide. "
+        "Write one of them: mesa, libglvnd",
     ]
 
 
@@ -91,6 +94,7 @@ def test_another_failure_is_one_line_with_the_cause(tmp_path: Path, said: str, c
 SHOWPKG = {
     "libgl1": "Versions: \n1.6.0-1 (/var/lib/apt)\n\nReverse Depends: \n  a,b\nReverse Provides: \n",
     "libglib2.0-0": "Versions: \n\nReverse Depends: \n  a,b\nReverse Provides: \nlibglib2.0-0t64 2.84 (= 2.84)\n",
+    "mta": "Versions: \n\nReverse Provides: \nexim4 4.98 (= )\nexim4 4.97 (= )\ndma 0.13 (= )\n",
     "libold": "Versions: \n\nReverse Depends: \n  a,libold\nDependencies: \nProvides: \nReverse Provides: \n",
 }
 # What dpkg-query prints: states and names, else what the packages provide.
@@ -110,6 +114,7 @@ def install(tmp_path: Path, packages: str, **variables: str) -> subprocess.Compl
     log = tmp_path / "apt"
     for name, text in SHOWPKG.items():
         (tmp_path / f"{name}.showpkg").write_text(f"Package: {name}\n{text}")
+    shutil.copy(tmp_path / "libgl1.showpkg", tmp_path / "libgl..showpkg")  # a pattern, for apt
     stub(commands, "apt-cache", f'cat "{tmp_path}/$2.showpkg"')
     login = root / "etc/apt/auth.conf.d/modelserve.conf"
     stub(commands, "apt-get", f'echo "$@" >>{log}; cat {login} >>{log} 2>/dev/null || true')
@@ -139,9 +144,13 @@ def test_the_head_s_own_layer_is_not_recorded(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_all_printed_and_nothing_is_installed(tmp_path: Path) -> None:
-    result = install(tmp_path, "libgl1 libnone libold")
+    result = install(tmp_path, "libgl1 libnone libold libgl. mta")
     assert result.returncode == 1
-    assert result.stdout.splitlines() == ["release: Debian 13", "no package: libnone", "no package: libold"]
+    assert result.stdout.splitlines() == [
+        "release: Debian 13",
+        *(f"no package: {name}" for name in ("libnone", "libold", "libgl.")),
+        "several packages: mta exim4, dma",
+    ]
     assert "install" not in (tmp_path / "apt").read_text()
 
 

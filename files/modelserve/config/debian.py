@@ -97,10 +97,10 @@ def read_all(algopkg: Path, variable: Iterable[object] = ()) -> tuple[dict[str, 
     return dict(sorted(places.items())), problems
 
 
-def installed(file: Path = INSTALLED) -> Collection[str] | None:
+def installed() -> Collection[str] | None:
     """Return the names of the packages in the workers' image; None on a machine that does not run it."""
     try:
-        return frozenset(file.read_text(encoding="utf-8").split())
+        return frozenset(INSTALLED.read_text(encoding="utf-8").split())
     except FileNotFoundError:
         return None
 
