@@ -5,12 +5,13 @@
 set -eu
 image=$1
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$here/common.sh"
 work=$(mktemp -d) # for root alone
 trap 'rm -rf "$work"' EXIT
 
 mirror=$(printf '%s' "${DEBIAN_MIRROR:-}" | sed 's#://[^/@]*@#://#')
-printf '%s\n' "${DEBIAN_MIRROR:-}" |
-    sed -n 's#^\([a-z]*\)://\([^/@:]*\):\([^/@]*\)@\(.*\)$#machine \1://\4 login \2 password \3#p' >"$work/login"
+mirror_login >"$work/login"
 # shellcheck disable=SC2016 # mmdebstrap runs the hooks, with the directory as their argument
 set -- --setup-hook="install -D -m 0600 $work/login \"\$1/etc/apt/auth.conf.d/mirror.conf\"" \
     --customize-hook='rm "$1/etc/apt/auth.conf.d/mirror.conf"'

@@ -10,7 +10,18 @@ python3 -m venv /build/boot
 /build/boot/bin/pip install -q --disable-pip-version-check --require-hashes -r /build/bootstrap.lock
 
 python=$(command -v python3)
-if [ -n "${PYTHON_VERSION:-}" ]; then
+if [ -n "${PYTHON_VERSION:-}" ] && [ "${PYTHON_SOURCE:-}" = mirror ]; then
+    echo "step: python $PYTHON_VERSION from $PUBLIC_CHANNELS"
+    if ! UV_CACHE_DIR=/build/cache /build/boot/bin/uv python install --no-bin --install-dir /opt/python "$PYTHON_VERSION" 2>/build/log; then
+        cat /build/log >&2
+        cause=$(sed 's/^ *\(error\|cause\|Caused by\): *//' /build/log | grep -v '^$' | tail -n 2 | paste -sd ' ' | sed 's#://[^/@ ]*@#://#g')
+        echo "error: no Python $PYTHON_VERSION from $PUBLIC_CHANNELS: $cause. Set modelserve_python_mirror to a copy of" \
+            "python-build-standalone's releases that this host reaches, and modelserve_python to a version that it has"
+        exit 1
+    fi
+    set -- /opt/python/cpython-*.*.*-*/bin/python3
+    python=$1
+elif [ -n "${PYTHON_VERSION:-}" ]; then
     echo "step: python $PYTHON_VERSION from $PUBLIC_CHANNELS"
     /build/boot/bin/python /build/make_channel.py install "$PYTHON_VERSION" /opt/python
     python=/opt/python/bin/python3

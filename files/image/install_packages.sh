@@ -16,3 +16,4 @@ if [ -n "$missing" ]; then
     rm -rf /var/lib/apt/lists/*
 fi
 update-ca-certificates
+sh /build/record_packages.sh

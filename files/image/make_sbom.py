@@ -54,7 +54,9 @@ def debian() -> Iterator[Component]:
 
 
 def conda(prefix: Path) -> Iterator[Component]:
-    """The packages of a conda environment; none where there is none."""
+    """The packages of a conda environment, or the Python that uv installed there; none where there is neither."""
+    for directory in sorted(prefix.glob("cpython-*.*.*-*")):
+        yield component(PackageURL("generic", None, "cpython", directory.name.split("-")[1]))
     for file in sorted(prefix.glob("conda-meta/*.json")):
         record = json.loads(file.read_text())
         more = {"build": record["build"], "subdir": record["subdir"]}

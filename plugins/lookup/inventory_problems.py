@@ -33,6 +33,7 @@ PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 RUN_FACTS = (
     "modelserve_cluster",
     "modelserve_firewall_loaded",
+    "modelserve_head_image_tag",
     "modelserve_image_present",
     "modelserve_image_tag",
     "modelserve_project_facts",

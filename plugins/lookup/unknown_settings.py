@@ -38,6 +38,7 @@ FACTS = {
     "modelserve_diagnose_secrets",
     "modelserve_firewall_loaded",
     "modelserve_host",
+    "modelserve_head_image_tag",
     "modelserve_image_present",
     "modelserve_image_tag",
     "modelserve_node_health",

@@ -351,6 +351,19 @@ def test_a_host_without_any_gets_all_layers(head: Host, store: Path, load: Any, 
     assert (again["changed"], again["fetched"]) == (False, 0)
 
 
+def test_a_layer_of_debian_packages_is_all_that_a_host_fetches(
+    head: Host, store: Path, load: Any, tmp_path: Path
+) -> None:
+    worker = Host.make(tmp_path / "worker")
+    load(worker)
+    packages = b"libgl1" * 100
+    head.add(f"{IMAGE}-packages", BASE, PYTHON, CODE, packages)
+    assert export(head, store, f"{IMAGE}-packages")["changed"]
+    answer = load(worker, f"{IMAGE}-packages")
+    assert (answer["fetched"], worker.layers_of_last_load()) == (len(packages), 1)
+    assert worker.images() == head.images()
+
+
 @pytest.mark.parametrize(
     ("there", "fetched"),
     [

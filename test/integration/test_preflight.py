@@ -32,6 +32,7 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "HTTP proxy http://proxy.example:3128 answers ok",
             "dockerd pulls",
             "DIRECT",
+            "Debian packages libgl1: the image gets a layer with them, and every node restarts NEW",
         ),
     ),
     "serving": (
@@ -77,6 +78,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "h: base image: found mmdebstrap is missing. Only Debian and its kin have it",
             "h: HTTP proxy http://proxy.example:3128: found wants another user or password. "
             "Correct modelserve_http_proxy, or let h reach it",
+            "h: Debian packages: found 1 not as they must be. modelserve_debian_packages: 'libgl1=1' names more than",
         ),
     ),
     "elsewhere": (
@@ -108,6 +110,7 @@ def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str,
         "firewall_open_ports": [9100, {"port": "5000-5010", "protocol": "udp"}],
         "modelserve_http_proxy": PROXY,
         "modelserve_base_image": "" if hosts is BAD else "debian:13",
+        "modelserve_debian_packages": ["libgl1=1"] if hosts is BAD else ["libgl1"],
     }
     stubs = Stubs(directory, groups, variables)
     for name, (changes, _) in hosts.items():

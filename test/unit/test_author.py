@@ -595,3 +595,16 @@ def test_the_wrapper_tries_packages_of_its_own_project_alone(root: Path) -> None
     run = subprocess.run([WRAPPER, "test", "Face", "--project", root], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert run.stderr.startswith("error: --project")
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_the_wrapper_tries_packages_in_the_head_s_image(tmp_path: Path, has_head: bool) -> None:
+    docker = tmp_path / "docker"
+    inspected = "echo sha256:head" if has_head else "exit 1"
+    cases = f'inspect) {inspected};; images) printf "newest\\nolder\\n";; run) echo "$@";;'
+    docker.write_text(f"#!/bin/sh\ncase $1 in {cases} esac\n")
+    docker.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MODELSERVE_HOME": str(tmp_path)}
+    run = subprocess.run([WRAPPER, "test", "Face"], env=environment, capture_output=True, text=True, check=False)
+    image = "sha256:head" if has_head else "newest"
+    assert run.stdout.endswith(f"{image} test Face --project /project\n"), run.stderr

@@ -151,7 +151,10 @@ def test_the_dockerfile_declares_no_argument_that_holds_a_password() -> None:
     # What is declared is in the history of the steps that follow.
     lines = (SOURCES / "Dockerfile").read_text().splitlines()
     declared = {line.split()[1].split("=")[0] for line in lines if line.startswith("ARG ")}
-    assert declared == {"BASE_IMAGE", "PUBLIC_CHANNELS", "PYTHON_VERSION"}
+    assert declared == {"BASE_IMAGE", "PUBLIC_CHANNELS", "PYTHON_VERSION", "PYTHON_SOURCE"}
+    lines = (SOURCES / "layer.Dockerfile").read_text().splitlines()
+    declared = {line.split()[1].split("=")[0] for line in lines if line.startswith("ARG ")}
+    assert declared == {"BASE_IMAGE", "PACKAGES", "RECORD"}
 
 
 @pytest.fixture

@@ -219,6 +219,12 @@ def test_an_error_of_the_author_s_code_stays(site: Site, play: Play) -> None:
     assert update(site, {"old": "RUNNING"}) == {"Echo": "ValueError: no model"}
 
 
+def test_a_library_that_is_missing_comes_with_its_debian_package(site: Site, play: Play) -> None:
+    error = "ImportError: libsndfile.so.1: cannot open shared object file: No such file or directory"
+    play(*[details({"new": "STARTING"}, "DEPLOY_FAILED", f"Traceback ...\n{error}")] * 30)
+    assert update(site, {})["Echo"].endswith("write libsndfile1 to algopkg/Echo/packages.txt, then run site.yml")
+
+
 def test_one_crash_is_forgiven(site: Site, play: Play) -> None:
     play(
         details({"old": "STOPPING", "a": "RUNNING"}),

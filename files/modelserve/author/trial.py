@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from modelserve.config import parser, project
+from modelserve.config import debian, debian_hints, parser, project
 from modelserve.config.section import Conf, Section
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
@@ -102,8 +102,10 @@ def environment_of(settings: Settings, package: Path, progress: Callable[[str], 
     """Return a package's environment, which is built where it is missing.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: it cannot be built, or the image lacks a Debian package that the package asks for.
     """
+    if lacking := debian.missing({package.name: package}, debian.installed()):
+        raise UserError(lacking)
     store = Store(settings.home / "store")
     resolver = EnvironmentResolver(settings, store)
     environment = resolver.of_package(package.name, package)
@@ -135,6 +137,8 @@ def test(settings: Settings, trial: Trial, params: dict[str, Any], progress: Cal
         result: dict[str, Any] = json.loads(last[0])
     except (IndexError, ValueError):
         return {"ok": False, "error": f"the package ended its Python (exit code {run.returncode}) before it answered"}
+    if "error" in result:
+        result["error"] = debian_hints.with_hint(result["error"], trial.section.name)
     return result
 
 

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from modelserve.config import debian
 from modelserve.config.parser import SECTION_PREFIX
 from modelserve.config.section import Conf, Section
 from modelserve.config.values import composed
@@ -29,6 +30,10 @@ def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.in
     problems: list[Problem] = []
     for section in conf.sections:
         problems += _check_package(section, algopkg, file)
+        try:
+            debian.read(algopkg / section.name)
+        except UserError as error:
+            problems += error.problems
         for model in section.model:
             if composed(model) not in available:
                 near = difflib.get_close_matches(composed(model), available, n=1)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from modelserve.config import debian
 from modelserve.config.routes import Served, plain
 from modelserve.config.section import Conf
 from modelserve.deploy.model_changes import described
@@ -21,7 +22,7 @@ from modelserve.deploy.resolve import Resolved, Resolver
 from modelserve.deploy.rollout import Retiring, Rollout
 from modelserve.deploy.secret_references import SecretReferences
 from modelserve.deploy.status import algorithm_statuses
-from modelserve.errors import UserError
+from modelserve.errors import Problem, UserError
 from modelserve.gateway.gateway import Gateway
 from modelserve.serve.api import RayAPI
 from modelserve.serve.application import Applications
@@ -185,6 +186,9 @@ class Controller:
         if missing:
             message = f"release {number} needs {', '.join(missing)}, which is not complete in the store"
             raise UserError(message, "Apply its conf.ini and packages instead, or choose another release")
+        packages = {name: application.package.path for name, application in target.applications.items()}
+        if lacking := debian.missing(packages, debian.installed()):
+            raise UserError([Problem(f"release {number}: {problem}") for problem in lacking])
 
     def _execute(
         self, target: Target, plan: Plan, keep_going: bool, allow_downtime: bool, rollback_of: int | None = None

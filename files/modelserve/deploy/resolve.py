@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelserve.config import parser, project
+from modelserve.config import debian, parser, project
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
 from modelserve.config.values import forms
@@ -74,11 +74,14 @@ class Resolver:
         """Find the content of everything in conf.ini, without building it.
 
         Raises:
-            UserError: conf.ini is wrong, the cluster lacks a secret, a model is not what models.yml describes, or
-                requirements cannot be met.
+            UserError: conf.ini is wrong, the cluster lacks a secret, the image a Debian package, a model is not what
+                models.yml describes, or requirements cannot be met.
         """
         conf, text = self.read()
         self._secrets.read(conf, str(self._settings.conf_file))
+        packages = {section.name: self._package(section) for section in conf.sections}
+        if lacking := debian.missing(packages, debian.installed()):
+            raise UserError(lacking)
         models = {form for section in conf.sections for name in section.model for form in forms(name)}
         verified = self._store.root / "signatures.json"
         zoo.require_described(self._settings.model_zoo, models, self._sha256, verified)

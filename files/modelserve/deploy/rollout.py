@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from modelserve.cluster.nodes import Nodes
+from modelserve.config import debian_hints
 from modelserve.deploy.crashes import Crashes
 from modelserve.deploy.plan import Change
 from modelserve.deploy.probes import ApplicationProbe, SchedulingTimer, Thresholds
@@ -152,7 +153,7 @@ class Rollout:
                         continue
                     outcome = Failed(f"{missing}. {HINT}")
                 if isinstance(outcome, Failed):
-                    failed[name] = crashes.explain(name, outcome.text)
+                    failed[name] = debian_hints.with_hint(crashes.explain(name, outcome.text), name)
                 if not expected or name in reports:
                     self._progress(f"{name}: {'FAILED' if name in failed else outcome.text}")
                 del watches[name]

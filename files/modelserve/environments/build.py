@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from modelserve.config import debian_hints
 from modelserve.environments import packages, uv
 from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, EnvironmentResolver, pinned
 from modelserve.errors import Problem, UserError
@@ -100,7 +101,8 @@ class EnvironmentBuilder:
             file = f"algopkg/{environment.name}/requirements.txt"
             message = "packages cannot be installed: " + uv.one_line(result.stderr)
             fix = "Pin versions that have a wheel for this Python, or check the package index"
-            raise UserError(uv.unreachable(result.stderr, self._settings, file) or Problem(message, fix, file))
+            unreachable = uv.unreachable(result.stderr, self._settings, file)
+            raise UserError(unreachable or debian_hints.of_build(result.stderr, file) or Problem(message, fix, file))
 
 
 def _verified_record(environment: Environment) -> dict[str, object]:

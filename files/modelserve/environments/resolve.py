@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserve import hashing
+from modelserve.config import debian_hints
 from modelserve.environments import conda_file, requirements, uv
 from modelserve.environments.conda_file import CondaFile
 from modelserve.errors import Problem, UserError
@@ -130,6 +131,8 @@ def resolution_problem(name: str, stderr: str, pins: dict[str, str], settings: S
     file = f"algopkg/{name}/requirements.txt"
     if unreachable := uv.unreachable(stderr, settings, file):
         return unreachable
+    if lacking := debian_hints.of_build(stderr, file):
+        return lacking
     text = uv.one_line(stderr)
     for package in CLUSTER_PACKAGES:
         versions = re.findall(rf"\b{package}(?:\[[\w,]*\])?([=<>!~]=?[\w.*]+)", text)
