@@ -11,7 +11,9 @@ description:
     C(problems) has a line for each file or value that is wrong.
 options:
   _terms:
-    description: The directory C(algopkg) on the machine that runs Ansible, and the value of a variable with names.
+    description:
+      - The directory C(algopkg) on the machine that runs Ansible, empty for none; the value of a variable with names;
+        and that variable's name.
     required: true
 """
 
@@ -31,6 +33,6 @@ class LookupModule(LookupBase):
         """Return one dictionary."""
         from modelserve.config import debian
 
-        directory, variable = terms
-        packages, problems = debian.read_all(Path(directory), variable)
+        directory, value, name = terms
+        packages, problems = debian.read_all(Path(directory) if directory else None, value, name)
         return [{"packages": packages, "problems": problems}]

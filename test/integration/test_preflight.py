@@ -33,6 +33,7 @@ GOOD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "dockerd pulls",
             "DIRECT",
             "Debian packages libgl1: the image gets a layer with them, and every node restarts NEW",
+            "packages for builds git: the head's image gets a layer with them, and the head restarts NEW",
         ),
     ),
     "serving": (
@@ -111,6 +112,7 @@ def preflight(directory: Path, hosts: dict[str, tuple[dict[str, Any], tuple[str,
         "modelserve_http_proxy": PROXY,
         "modelserve_base_image": "" if hosts is BAD else "debian:13",
         "modelserve_debian_packages": ["libgl1=1"] if hosts is BAD else ["libgl1"],
+        "modelserve_build_packages": ["git"],
     }
     stubs = Stubs(directory, groups, variables)
     for name, (changes, _) in hosts.items():

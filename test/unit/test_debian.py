@@ -138,9 +138,11 @@ def lookup() -> ModuleType:
 
 
 def test_ansible_gets_names_with_who_asks_for_them(lookup: ModuleType, algopkg: Path) -> None:
-    (found,) = lookup.LookupModule().run([str(algopkg), ["git"]])
+    (found,) = lookup.LookupModule().run([str(algopkg), ["git"], "modelserve_debian_packages"])
     assert list(found["packages"]) == ["git", "libgl1", "libglib2.0-0"] and found["problems"] == []
-    assert lookup.LookupModule().run(["", []]) == [{"packages": {}, "problems": []}]
+    assert lookup.LookupModule().run(["", [], "x"]) == [{"packages": {}, "problems": []}]
+    (found,) = lookup.LookupModule().run(["", ["gcc=1"], "modelserve_build_packages"])
+    assert found["problems"][0].startswith("modelserve_build_packages: 'gcc=1' names more than a package")
 
 
 def test_a_check_of_the_project_reads_the_lists(algopkg: Path) -> None:

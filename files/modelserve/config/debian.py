@@ -68,14 +68,17 @@ def read(package: Path, name: str = "") -> tuple[DebianPackage, ...]:
     return _checked(asked)
 
 
-def read_all(algopkg: Path, variable: Iterable[object] = ()) -> tuple[dict[str, str], list[str]]:
-    """Return what the variable and all packages of a project ask for.
+def read_all(
+    algopkg: Path | None, variable: Iterable[object] = (), name: str = VARIABLE
+) -> tuple[dict[str, str], list[str]]:
+    """Return what a variable and all packages of a project ask for.
 
     A package counts that no section serves now: to leave a section out, or to put it back, must not make another image.
 
     Args:
-        algopkg: the directory of packages.
-        variable: the value of ``modelserve_debian_packages``.
+        algopkg: the directory of packages; None reads the variable alone.
+        variable: the variable's value.
+        name: the variable's name.
 
     Returns:
         By the name of each Debian package, sorted, who asks for it; and a line for each problem.
@@ -83,10 +86,10 @@ def read_all(algopkg: Path, variable: Iterable[object] = ()) -> tuple[dict[str, 
     problems: list[str] = []
     asked: list[DebianPackage] = []
     try:
-        asked += _checked(tuple(DebianPackage(str(name), VARIABLE) for name in variable))
+        asked += _checked(tuple(DebianPackage(str(value), name) for value in variable))
     except UserError as error:
         problems += map(str, error.problems)
-    for file in sorted(algopkg.glob(f"*/{FILE}")):
+    for file in sorted(algopkg.glob(f"*/{FILE}")) if algopkg else ():
         try:
             asked += read(file.parent)
         except UserError as error:
