@@ -68,3 +68,57 @@ def test_what_running_and_editing_leave_behind_does_not_count(tmp_path: Path, le
     (root / "sub" / left).parent.mkdir(exist_ok=True)
     (root / "sub" / left).write_text("left behind")
     assert hashing.of_tree(root) == before
+
+
+def model(root: Path) -> Path:
+    (root / "1_Pooling").mkdir(parents=True)
+    (root / "config.json").write_text("{}")
+    (root / "1_Pooling" / "config.json").write_text("[]")
+    (root / ".hidden").write_text("h")
+    return root
+
+
+def test_a_model_directory_s_hash_is_that_of_what_sha256sum_prints(tmp_path: Path) -> None:
+    root = model(tmp_path / "bert")
+    lines = [
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in ((".hidden", b"h"), ("1_Pooling/config.json", b"[]"), ("config.json", b"{}"))
+    ]
+    assert hashing.of_model(root) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert hashing.of_model(root / "config.json") == hashlib.sha256(b"{}").hexdigest()
+
+
+@pytest.mark.parametrize("left", [".git/HEAD", ".cache/huggingface/x.lock", ".gitattributes", "1_Pooling/.DS_Store"])
+def test_what_tools_keep_beside_a_model_does_not_count(tmp_path: Path, left: str) -> None:
+    root = model(tmp_path / "bert")
+    before = hashing.of_model(root)
+    (root / left).parent.mkdir(parents=True, exist_ok=True)
+    (root / left).write_text("kept")
+    (root / "empty").mkdir()
+    assert hashing.of_model(root) == before
+
+
+def test_links_in_a_model_count_as_what_they_point_to(tmp_path: Path) -> None:
+    root, linked = model(tmp_path / "bert"), tmp_path / "linked"
+    linked.mkdir()
+    for path in root.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert hashing.of_model(linked) == hashing.of_model(root)
+
+
+def test_the_form_of_a_name_s_accents_does_not_matter(tmp_path: Path) -> None:
+    for form in ("caf\u00e9", "cafe\u0301"):
+        (tmp_path / form / form).mkdir(parents=True)
+        (tmp_path / form / form / form).write_text("x")
+    assert len({hashing.of_model(path) for path in tmp_path.iterdir()}) == 1
+
+
+def test_links_that_cannot_be_followed_are_named(tmp_path: Path) -> None:
+    root = model(tmp_path / "bert")
+    (root / "again").symlink_to(root)
+    with pytest.raises(ValueError, match="again is a link to a directory that holds it"):
+        hashing.of_model(root)
+    (root / "again").unlink()
+    (root / "weights").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="weights is a link to a file that does not exist"):
+        hashing.of_model(root)
