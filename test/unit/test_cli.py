@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "Model_ZOO" / "words.json").write_text("{}")
     (tmp_path / "conf.ini").write_text(CONF)
     monkeypatch.setenv("MODELSERVE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
