@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+# Of htpasswd: the user "me" with the password "geheim".
+LOGIN = "me:$2b$12$AuY7Wriyy8k3Vc0gfaZyeuB35S26lcwRPrxSIV4KMSx7kejhZ5w3q\n"
 
 
 @dataclass
@@ -129,17 +132,17 @@ def registry_program(directory: Path) -> str:
 
 
 @contextmanager
-def registry(directory: Path, port: int) -> Iterator[str]:
-    """Run a registry and yield its address."""
-    (directory / "config.yml").write_text(
-        json.dumps(
-            {
-                "version": 0.1,
-                "storage": {"filesystem": {"rootdirectory": str(directory / "registry")}},
-                "http": {"addr": f"127.0.0.1:{port}"},
-            }
-        )
-    )
+def registry(directory: Path, port: int, login: str = "") -> Iterator[str]:
+    """Run a registry, which asks for a login where there is one, and yield its address."""
+    config: dict[str, Any] = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(directory / "registry")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+    }
+    if login:
+        (directory / "htpasswd").write_text(login)
+        config["auth"] = {"htpasswd": {"realm": "models", "path": str(directory / "htpasswd")}}
+    (directory / "config.yml").write_text(json.dumps(config))
     program = registry_program(directory)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", directory / "config.yml"], stdout=log, stderr=log)
@@ -147,7 +150,7 @@ def registry(directory: Path, port: int) -> Iterator[str]:
         deadline = time.monotonic() + 20
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
+import json
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from model_servers import Hub, registry, served
+from model_servers import LOGIN, Hub, registry, served
 from modelserve import hashing
 from modelserve.errors import UserError
 from modelserve.models import zoo as models
@@ -78,7 +81,7 @@ def refused(zoo: Path) -> str:
 
 @pytest.fixture
 def hub(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with served(Hub(FILES)) as hub:
+    with served(Hub(dict(FILES))) as hub:
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -104,6 +107,22 @@ def test_one_file_comes_from_hugging_face(zoo: Path, hub: Hub) -> None:
     describe(zoo, file="pooling.json", hf="org/net", files=["1_Pooling/config.json"])
     assert pin_and_fetch(zoo, "pooling.json")["revision"] == hub.commit
     assert (zoo / "pooling.json").read_bytes() == b"[]"
+
+
+@needs("huggingface_hub")
+@pytest.mark.long
+def test_a_download_from_hugging_face_goes_on_where_it_stopped(zoo: Path, hub: Hub) -> None:
+    hub.files["model.bin"] = bytes(12_000_000)  # its client writes parts of 10 MiB
+    hub.breaks = [11_000_000]
+    describe(
+        zoo,
+        file="model.bin",
+        hf="org/net",
+        revision=hub.commit,
+        sha256=hashlib.sha256(hub.files["model.bin"]).hexdigest(),
+    )
+    assert models.fetch(zoo, print) == ["model.bin"]
+    assert hub.ranges[0] == "" and hub.ranges[1].startswith(f"bytes={10 * 2**20}-")
 
 
 @needs("huggingface_hub")
@@ -225,6 +244,30 @@ def test_an_artifact_comes_from_a_registry(
             assert (zoo / name).read_bytes() == FILES["model.bin"]
         describe(zoo, directory="net", oci=f"{address}/team/net@sha256:{'0' * 64}", sha256="0" * 64)
         assert "docker login" in refused(zoo)
+
+
+@needs("oras")
+@pytest.mark.long
+def test_a_login_of_docker_opens_a_registry(
+    zoo: Path, tree: Path, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import oras.client
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(tree)
+    with registry(work, free_port) as address:
+        oras.client.OrasClient(insecure=True).push(target=f"{address}/team/one:1.0", files=["model.bin"])
+        describe(zoo, file="one", oci=f"{address}/team/one:1.0")
+        models.pin(zoo, "one", print)
+        (zoo / "one").unlink()
+    with registry(work, free_port, LOGIN) as address:
+        message = refused(zoo)
+        assert "docker login" in message and "geheim" not in message
+        (tmp_path / ".docker").mkdir()
+        login = {"auths": {address: {"auth": base64.b64encode(b"me:geheim").decode()}}}
+        (tmp_path / ".docker" / "config.json").write_text(json.dumps(login))
+        assert models.fetch(zoo, print) == ["one"]
 
 
 # --- MLflow

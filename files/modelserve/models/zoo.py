@@ -55,7 +55,7 @@ def fetch(directory: Path, report: Report, place: Place | None = None, default: 
         raise UserError(f"{directory} is not a directory")
     entries = [model for model in manifest.read(directory) if place in (None, model.fetched_on(default))]
     hashes = HashCache()
-    with _exclusive(directory), _partial(directory, {_key(model) for model in entries}):
+    with _exclusive(directory, report), _partial(directory, {_key(model) for model in entries}):
         fetched = [model.name for model in entries if _fetch_missing(model, directory, hashes, report)]
     signatures.require_signed(directory, entries, [model.name for model in entries])
     return fetched
@@ -75,7 +75,7 @@ def pin(directory: Path, name: str, report: Report) -> dict[str, str]:
         known = f"Entries there: {', '.join(entries) or 'none'}"
         raise UserError(Problem("is not described", known, f"{directory.name}/{MANIFEST}", name))
     model = entries[name]
-    with _exclusive(directory), _partial(directory, {_key(model)}) as partial:
+    with _exclusive(directory, report), _partial(directory, {_key(model)}) as partial:
         work = partial / _key(model)
         with _problems(model, work):
             revision = fetching.pinned(_request(model, work, directory, report))
@@ -163,12 +163,16 @@ def _install(fetched: Path, target: Path, work: Path) -> None:
 
 
 @contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
+def _exclusive(directory: Path, report: Report) -> Iterator[None]:
     """Wait until no other process fetches models into the directory."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems do not lock directories
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"another process fetches models into {directory}: waiting for its end")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
