@@ -6,6 +6,8 @@ import base64
 import hashlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -296,3 +298,23 @@ def test_a_version_of_a_registered_model_comes_from_mlflow(
     (zoo / "net").rename(tmp_path / "aside")
     describe(zoo, file="model.bin", mlflow=f"runs:/{run.info.run_id}/net", member="model.bin")
     assert pin_and_fetch(zoo, "model.bin")["sha256"] == hashing.of_file(tree / "model.bin")
+
+
+# --- a full disk
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_full_is_one_line_and_keeps_what_is_there(zoo: Path, tree: Path, tmp_path: Path) -> None:
+    (tree / "model.bin").write_bytes(bytes(8_000_000))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", zoo], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        (zoo / "net").write_text("old")
+        for kind, path in (("directory", tree), ("file", tree / "model.bin")):
+            describe(zoo, **{kind: "net"}, path=str(path), sha256=hashing.of_model(path))
+            assert "space" in refused(zoo)
+            assert sorted(path.name for path in zoo.iterdir()) == ["models.yml", "net"]
+            assert (zoo / "net").read_text() == "old"
+    finally:
+        subprocess.run(["umount", zoo], check=True)
