@@ -7,7 +7,7 @@ LOCK = $(if $(wildcard .venv/.installed-requirements-dev.lock),requirements-dev.
 INVENTORY ?= inventory/local
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
-.PHONY: help up dev down purge status smoke check test test-all lint unit integration rsync ssh proxy bed bed-down bench bench-hosts lock venv venv-dev
+.PHONY: help up dev down purge status smoke check test test-all lint unit integration integration-models rsync ssh proxy bed bed-down bench bench-hosts lock venv venv-dev
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ unit: venv-dev rsync
 integration: venv-dev rsync ssh proxy # what runs Ansible, HAProxy and a store on this machine
 	$(BIN)/pytest -q -n 3 --dist loadfile -m "$(if $(MODELSERVE_TESTS),,not long)" test/integration
 
+integration-models: # models from real servers; their clients are in an environment of their own
+	@scripts/venv.sh requirements-models-test.lock .venv-models
+	.venv-models/bin/python -m pytest -q test/integration/test_model_sources.py
+
 rsync: # some tests run a real rsync daemon; without rsync they would be skipped
 	@command -v rsync >/dev/null || { echo "step: installing rsync"; apt-get update -q >/dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rsync >/dev/null; }
@@ -71,7 +75,7 @@ test: venv-dev ## Check, and the essential proof on one real machine and on a cl
 	@test/run.sh check integration default cluster
 
 test-all: venv-dev ## Every test there is (PART=cluster: one part): long failures, removal, Debian 12, odd hosts, fuzzing
-	@MODELSERVE_TESTS="essential or not essential" test/run.sh $(or $(PART),check integration default bookworm cluster odd)
+	@MODELSERVE_TESTS="essential or not essential" test/run.sh $(or $(PART),check integration integration-models default bookworm cluster odd)
 
 bed: venv ## Start a test bed: a head and two workers as fresh hosts, reached over SSH
 	docker version >/dev/null 2>&1 || roles/docker/files/start_dockerd.sh

@@ -9,6 +9,9 @@ compile() {
 }
 compile requirements-dev.lock requirements-dev.in "$@"
 compile requirements.lock requirements.in -c requirements-dev.lock
+# Without the other lock's versions: a client of S3 needs an older python-dateutil than pandas of the tests.
+compile requirements-models.lock requirements-models.in -c requirements.lock "$@"
+compile requirements-models-test.lock requirements-models-test.in -c requirements-models.lock
 cd files/image
 ../../.venv/bin/uv --version >/dev/null
 PATH=../../.venv/bin:$PATH

@@ -41,6 +41,8 @@ class Settings(BaseModel):
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
         proxy_environment: variables of an HTTP proxy for what fetches packages; empty: there is none.
+        models_environment: variables of the environment for what fetches models on the head.
+        models_secrets: further ones, each with the name of the secret that has its value.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
         fetch_timeout_s: seconds that a node waits for its turn at the head's store.
@@ -72,6 +74,8 @@ class Settings(BaseModel):
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
     proxy_environment: dict[str, str] = {}
+    models_environment: dict[str, str] = {}
+    models_secrets: dict[str, str] = {}
     deploy_timeout_s: float = 600
     scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))
     fetch_timeout_s: float = 7200

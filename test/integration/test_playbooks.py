@@ -464,6 +464,15 @@ def test_a_secret_that_the_head_lacks_stops_the_run_before_it_changes_anything(t
 
 
 @pytest.mark.long
+def test_a_secret_that_the_sources_of_models_need_is_missed_before_anything_changes(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    option = ("-e", json.dumps({"modelserve_models_secrets": {"HF_TOKEN": "hub"}}))
+    text = run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e"}, *option)
+    assert "modelserve_models_secrets names a secret that the cluster does not have" in text and ": hub" in text, text
+    assert "changed=1" in run_secrets(tmp_path, {"hf_token": "planted-4f9c1d7e", "hub": "planted-4f9c1d7e"}, *option)
+
+
+@pytest.mark.long
 def test_a_wrong_kind_of_secrets_is_refused_without_its_value(tmp_path: Path) -> None:
     play = {"ansible.builtin.import_playbook": str(ROOT / "playbooks" / "plays" / "settings.yml")}
     text = ansible(tmp_path, {"head": ["h"]}, [play], variables={"h": {"modelserve_secrets": ["planted-4f9c1d7e"]}})

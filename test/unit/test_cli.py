@@ -41,6 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "Model_ZOO" / "words.json").write_text("{}")
     (tmp_path / "conf.ini").write_text(CONF)
     monkeypatch.setenv("MODELSERVE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -115,12 +116,15 @@ def test_a_conf_from_standard_input_is_checked(home: Path, monkeypatch: pytest.M
         assert main(["check", "--conf", "-"]) == code
 
 
-def test_a_model_that_is_described_counts_as_there(home: Path) -> None:
+def test_a_model_that_is_described_counts_as_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "Model_ZOO" / "words.json").unlink()
     assert main(["check"]) == 1
     entry = f"- {{file: words.json, sha256: '{'0' * 64}', url: 'http://example.org/'}}\n"
+    entry += f"- {{directory: bert, sha256: '{'0' * 64}', url: 's3://models/bert', fetch_on: head}}\n"
     (home / "Model_ZOO" / "models.yml").write_text(entry)
-    assert main(["check"]) == 0
+    capsys.readouterr()
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == {"words.json": "", "bert": "head"}
 
 
 @pytest.mark.parametrize("content", [b"[MODEL SERVE]\nport = \xff\n", b"\xff\xfe[\0M\0"], ids=["latin-1", "UTF-16"])

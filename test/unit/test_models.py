@@ -22,7 +22,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def zoo(tmp_path: Path) -> Path:
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     directory = tmp_path / "Model_ZOO"
     directory.mkdir()
     return directory
@@ -164,7 +165,7 @@ def test_a_wheel_that_cannot_serve_is_named(zoo: Path, wheel: str, package: str,
 @pytest.mark.parametrize(
     ("entry", "section", "key", "words"),
     [
-        ({"file": "a", "sha256": SHA256}, "a", "", "exactly one of 'wheel', 'url' and 'path'"),
+        ({"file": "a", "sha256": SHA256}, "a", "", "exactly one of 'wheel', 'url', 'path',"),
         ({"file": "a", "sha256": SHA256, "path": "x", "url": "http://x"}, "a", "", "exactly one of"),
         ({"file": "a", "sha256": SHA256, "wheel": "x"}, "a", "", "'wheel' and 'member' go together"),
         ({"file": "a", "sha256": "abc", "path": "x"}, "a", "sha256", "pattern"),

@@ -92,11 +92,12 @@ class Zoo:
         return said[0]
 
     def apply(self, *used: str, verified: Path | None = None) -> None:
-        models.require_described(self.directory, used or FILES, hashing.of_file, verified)
+        models.require_described(self.directory, used or FILES, hashing.of_model, verified)
 
 
 @pytest.fixture
-def zoo(tmp_path: Path) -> Zoo:
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Zoo:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Zoo(tmp_path)
 
 
@@ -312,3 +313,24 @@ def test_a_wrong_entry_is_refused(zoo: Zoo, more: dict[str, str], words: str) ->
     with pytest.raises(UserError) as caught:
         models.read(zoo.directory)
     assert words in str(caught.value)
+
+
+def test_a_signature_over_a_model_that_is_a_directory_covers_all_of_its_files(zoo: Zoo) -> None:
+    bert = zoo.directory / "bert"
+    bert.mkdir()
+    (bert / "weights").write_bytes(b"weights")
+    zoo.signer.sign(bert, zoo.directory / "model.sig")
+
+    def describe() -> None:
+        entry = {"directory": "bert", "sha256": hashing.of_model(bert), "path": "Model_ZOO/bert"}
+        signed = {"signature": "model.sig", "public_key": "keys/team.pem"}
+        (zoo.directory / "models.yml").write_text(yaml.safe_dump([entry | signed]))
+
+    describe()
+    assert zoo.fetch() == []
+    zoo.apply("bert")
+    (bert / "more").write_text("unsigned")
+    describe()
+    for ask in (zoo.fetch, lambda: zoo.apply("bert")):
+        with pytest.raises(UserError, match=r"models.yml \[bert\]: model.sig"):
+            ask()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # each command imports what it needs: `modelserve --help` doe
 SBOM = Path("/opt/sbom.cdx.json")
 STATUS_POLL_S = 0.5
 ALLOW_DOWNTIME = "where new replicas have no capacity beside the old ones, stop the old ones first"
+PLACES = ("operator", "head")  # where models are fetched
 RELEASES_ARGUMENTS = {"list": 0, "show": 1, "diff": 2}
 
 
@@ -52,7 +54,12 @@ def register(command: Command) -> None:
     command("smoke", _smoke, "Send each served algorithm its warm-up request over HTTP.")
     command("sbom", _sbom, "Print the image's bill of materials: its contents as CycloneDX JSON.")
     models = command("models", _models, "Fetch and verify the models of Model_ZOO/models.yml.")
-    models.add_argument("directory", type=Path)
+    models.add_argument("directory", type=Path, nargs="?", help="(default: Model_ZOO in modelserve_home)")
+    models.add_argument(
+        "--pin", metavar="NAME", help="fetch this model and write its hash and revision into models.yml"
+    )
+    models.add_argument("--on", choices=PLACES, help="fetch only what is fetched there (default: everything)")
+    models.add_argument("--default", choices=PLACES, default="operator", help="the place of entries without fetch_on")
 
 
 def _register_nodes(command: Command) -> None:
@@ -202,7 +209,8 @@ def _check(options: argparse.Namespace) -> None:
     else:
         conf, _ = parser.load(Path(options.conf or root / "conf.ini"), file)
     directory = root / "Model_ZOO"
-    models = {*model_directory.names(directory), *(model.file for model in zoo.read(directory))}
+    described = zoo.read(directory)
+    models = {*model_directory.names(directory), *(model.name for model in described)}
     problems = project.check(conf, root / "algopkg", models, file)
     problems += model_directory.link_problems(directory)
     references = [(name, missing(name, location)) for name, location in uses(conf, file)]
@@ -217,7 +225,8 @@ def _check(options: argparse.Namespace) -> None:
     ports = {"worker": worker, "head": [*worker, *HEAD_PORTS.values(), *SERVICE_PORTS.values()]}
     # Ansible compares them with the secrets that the head has, or gets.
     secrets = [{"name": name, "missing": str(problem)} for name, problem in references]
-    document = {"port": conf.port, "sections": sections, "ports": ports, "secrets": secrets}
+    places = {model.name: model.fetch_on for model in described}
+    document = {"port": conf.port, "sections": sections, "ports": ports, "secrets": secrets, "models": places}
     emit(options, document, f"{file}: {len(conf.sections)} algorithms, no problem found")
 
 
@@ -246,8 +255,28 @@ def _sbom(_: argparse.Namespace) -> None:
 def _models(options: argparse.Namespace) -> None:
     from modelserve.models import zoo
 
-    fetched = zoo.fetch(options.directory, to_stderr)
+    directory = options.directory or Settings.load().model_zoo
+    if options.pin:
+        written = zoo.pin(directory, options.pin, to_stderr)
+        emit(options, {"written": written}, "\n".join(f"{key}: {value}" for key, value in written.items()))
+        return
+    with _variables_of_sources() if options.on == "head" else nullcontext():
+        fetched = zoo.fetch(directory, to_stderr, options.on, options.default)
     emit(options, {"fetched": fetched}, f"fetched: {', '.join(fetched) or 'nothing'}")
+
+
+@contextmanager
+def _variables_of_sources() -> Iterator[None]:
+    """Set what the head's settings have for the sources of models; elsewhere the caller's environment has it."""
+    from modelserve.security.section_secrets import SectionSecrets
+    from modelserve.util.proxies import proxied
+    from modelserve.util.variables import with_variables
+
+    settings = Settings.load()
+    secrets = SectionSecrets(settings)
+    values = {name: secrets.value(secret) for name, secret in settings.models_secrets.items()}
+    with proxied(settings.proxy_environment), with_variables(settings.models_environment | values):
+        yield
 
 
 def _nodes(options: argparse.Namespace) -> int:

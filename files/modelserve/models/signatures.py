@@ -6,7 +6,7 @@
   signature: net.sig            # a file in Model_ZOO, as `model_signing sign` writes it
   public_key: keys/team.pem     # the signer's; or certificate: that of the authority which issued the signer's
 
-A signature has to cover exactly the entries that name it.
+A signature has to cover exactly the entries that name it. That of a directory is over the directory, all of its files.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ class Signed:
         """Return the file of the signer's public key or authority."""
         return self.public_key or self.certificate
 
+    @property
+    def model_directory(self) -> Path | None:
+        """Return the directory that the signature is over, where the entry is one."""
+        directory = self.directory / self.files[0]
+        return directory if len(self.files) == 1 and directory.is_dir() else None
+
     def identity(self, sha256: Callable[[Path], str]) -> str:
         """Return a hash of everything that decides whether the signature is valid."""
         small = [(self.directory / name).read_bytes() for name in (self.signature, self.signer)]
@@ -131,7 +137,7 @@ def _grouped(directory: Path, models: Iterable[Model]) -> Iterator[Signed]:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for model in models:
         if model.signature:
-            groups.setdefault((model.signature, model.public_key, model.certificate), []).append(model.file)
+            groups.setdefault((model.signature, model.public_key, model.certificate), []).append(model.name)
     for (signature, public_key, certificate), files in groups.items():
         yield Signed(directory, signature, tuple(files), public_key, certificate)
 
@@ -139,10 +145,12 @@ def _grouped(directory: Path, models: Iterable[Model]) -> Iterator[Signed]:
 def _require_coverage(signed: Signed) -> None:
     """Return when all files exist, and the signature names exactly those of the entries."""
     for name in (signed.signature, signed.signer, *signed.files):
-        if not (signed.directory / name).is_file():
+        if not (signed.directory / name).exists():
             zoo = signed.directory.name
             raise signed.problem(f"cannot be verified: there is no {zoo}/{name}", f"Put it into {zoo}")
     covered = signed.covered()
+    if signed.model_directory:  # the library compares the files
+        return
     if covered == [SINGLE_FILE] and len(signed.files) == 1:
         return
     for file in signed.files:
@@ -164,8 +172,9 @@ def _verify(signed: Signed) -> None:
         raise signed.problem(f"cannot be verified: this Python has no {error.name}", fix) from None
     signer = f"{signed.directory.name}/{signed.signer}"
     verifier = verifying.Config()  # type: ignore[no-untyped-call]
-    verifier.set_ignore_unsigned_files(True)  # the other files of Model_ZOO
+    verifier.set_ignore_unsigned_files(not signed.model_directory)  # the other files of Model_ZOO
     model = signed.directory / signed.files[0] if signed.covered() == [SINGLE_FILE] else signed.directory
+    model = signed.model_directory or model
     try:
         if signed.public_key:
             verifier.use_elliptic_key_verifier(public_key=signed.directory / signed.public_key)

