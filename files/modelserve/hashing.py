@@ -114,65 +114,6 @@ def _model_name(path: Path, root: Path) -> str:
     return name
 
 
-def of_model(path: Path) -> str:
-    """Return the SHA-256 of a model, as 64 hex digits.
-
-    That of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of the text that ``sha256sum`` would
-    print for its files, sorted by path: a line "<SHA-256>  <path>" for each.
-
-    Args:
-        path: a file or a directory.
-
-    Raises:
-        ValueError: a link in the directory points nowhere or to a directory that holds it, or a name is not UTF-8.
-    """
-    if not path.is_dir():
-        return of_file(path)
-    lines = [f"{of_file(file)}  {name}\n" for name, file in model_files(path)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def model_files(root: Path) -> list[tuple[str, Path]]:
-    """Return the files of a model that is a directory, sorted by path.
-
-    Links are followed. Names are in Unicode's composed form (NFC), since macOS may write the other one.
-
-    Args:
-        root: the directory.
-
-    Returns:
-        A pair for each file: its POSIX path below ``root``, and the file.
-
-    Raises:
-        ValueError: a link points nowhere or to a directory that holds it, or a name is not UTF-8.
-    """
-    files = []
-    pending: list[tuple[Path, frozenset[Path]]] = [(root, frozenset())]
-    while pending:
-        directory, parents = pending.pop()
-        real = Path(os.path.realpath(directory))
-        if real in parents:
-            raise ValueError(f"{directory} is a link to a directory that holds it")
-        for path in directory.iterdir():
-            if path.is_dir():
-                if path.name not in IGNORED_IN_MODELS:
-                    pending.append((path, parents | {real}))
-            elif path.is_symlink() and not path.exists():
-                raise ValueError(f"{path} is a link to a file that does not exist")
-            elif path.is_file() and path.name not in IGNORED_MODEL_FILES:
-                files.append((_model_name(path, root), path))
-    return sorted(files, key=lambda pair: pair[0].encode())
-
-
-def _model_name(path: Path, root: Path) -> str:
-    name = unicodedata.normalize("NFC", path.relative_to(root).as_posix())
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{str(path)!a}: its name is not UTF-8") from None
-    return name
-
-
 def of_value(value: Any) -> str:
     """Return the short hash of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:SHORT]
