@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserve.config import parser, project
+from modelserve.config.ini import Lines
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
 from modelserve.deploy.releases import Target
@@ -63,7 +64,7 @@ class Resolver:
         models = [path.name for path in self._settings.model_zoo.glob("*") if path.is_file()]
         problems = project.check(conf, self._settings.algopkg, models, str(file))
         if problems:
-            raise UserError(problems)
+            raise UserError(Lines(text).locate(problems, str(file)))
         return conf, text
 
     def resolve(self) -> Resolved:
@@ -74,7 +75,7 @@ class Resolver:
                 requirements cannot be met.
         """
         conf, text = self.read()
-        self._secrets.read(conf, str(self._settings.conf_file))
+        self._secrets.read(conf, str(self._settings.conf_file), Lines(text))
         models = {name for section in conf.sections for name in section.model}
         verified = self._store.root / "signatures.json"
         zoo.require_described(self._settings.model_zoo, models, self._store.sha256, verified)
