@@ -19,23 +19,26 @@ class Location:
         file: the file, by the name that the user knows.
         section: the conf.ini section, without brackets, or the entry of a list.
         key: the key in that section.
+        line: the line in that file, from 1; 0 where it is not known.
     """
 
     file: str = ""
     section: str = ""
     key: str = ""
+    line: int = 0
 
     def __str__(self) -> str:
-        parts = (self.file, f"[{self.section}]" if self.section else "", self.key)
+        file = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        parts = (file, f"[{self.section}]" if self.section else "", self.key)
         return " ".join(filter(None, parts))
 
     def at(self, key: str) -> Location:
         """Return the location of a key in the same section."""
-        return replace(self, key=key)
+        return replace(self, key=key, line=0)
 
     def problem(self, message: str, fix: str = "") -> Problem:
         """Return a problem at this location."""
-        return Problem(message, fix, self.file, self.section, self.key)
+        return Problem(message, fix, self.file, self.section, self.key, self.line)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ class Problem:
     Attributes:
         message: what is wrong.
         fix: what to do, an imperative sentence without a full stop.
-        file: see :class:`Location`, as ``section`` and ``key``.
+        file: see :class:`Location`, as ``section``, ``key`` and ``line``.
         section: the section or entry.
         key: the key.
+        line: the line in the file.
     """
 
     message: str
@@ -55,17 +59,18 @@ class Problem:
     file: str = ""
     section: str = ""
     key: str = ""
+    line: int = 0
 
     @property
     def location(self) -> Location:
         """Return where the problem is."""
-        return Location(self.file, self.section, self.key)
+        return Location(self.file, self.section, self.key, self.line)
 
     def __str__(self) -> str:
         location = str(self.location)
         return (f"{location}: " if location else "") + self.message + (f". {self.fix}" if self.fix else "")
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | int]:
         """Return the problem as the command line prints it with ``--json``."""
         return asdict(self)
 

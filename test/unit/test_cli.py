@@ -94,7 +94,7 @@ def test_each_problem_of_a_project_is_a_line(home: Path, capsys: pytest.CaptureF
     (home / "conf.ini").write_text(BROKEN)
     lines = failed(capsys, "check")
     assert len(lines) == 3
-    assert "error: conf.ini [algopkg.Echo] bakcend: unknown key. Did you mean 'backend'?" in lines
+    assert "error: conf.ini:4 [algopkg.Echo] bakcend: unknown key. Did you mean 'backend'?" in lines
 
 
 def test_a_class_that_is_not_there_fails_the_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_a_project_elsewhere_is_checked(home: Path, tmp_path_factory: pytest.Tem
 
 def test_a_conf_from_standard_input_is_checked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text, code in ((CONF, 0), (BROKEN, 1)):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert main(["check", "--conf", "-"]) == code
 
 
@@ -137,9 +137,46 @@ def test_a_conf_that_is_not_utf_8_is_refused(
     assert "conf.ini" in line
 
 
-def test_a_conf_with_a_byte_order_mark_is_read(home: Path) -> None:
-    (home / "conf.ini").write_bytes(b"\xef\xbb\xbf" + CONF.encode())
+def test_a_conf_with_a_byte_order_mark_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"\xef\xbb\xbf" + CONF.encode()
+    (home / "conf.ini").write_bytes(content)
     assert main(["check"]) == 0
+    assert main(["check", "--project", str(home)]) == 0
+    # From Ansible's lookup of templates, and from a pipe.
+    for text in (content, content + b"# {{ a }}\n"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        assert main(["check", "--conf", "-", "--project", str(home)]) == 0
+
+
+def test_what_is_rendered_is_reported_with_the_lines_of_the_template(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "conf.ini").write_text("{% set port = 666 %}\n\n" + CONF.replace("666", "{{ port }}"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BROKEN.replace("bakcend", "backend").encode())))
+    (line,) = failed(capsys, "check", "--conf", "-", "--project", str(home))
+    assert line.startswith("error: conf.ini:4 [MODEL SERVE] port: 'x' is not a whole number")
+
+
+def test_a_template_is_checked_as_far_as_it_is_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = CONF + "replicas = {{ replicas_of_echo }}\ncpu_cost = {{ cores | default(2) }}\n"
+    (home / "conf.ini").write_text(template)
+    assert main(["check", "--project", str(home), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["sections"]["Echo"]["cpu_cost"] == 2
+    assert document["unchecked"] == ["conf.ini:8 [algopkg.Echo] replicas"]
+    (home / "conf.ini").write_text(template.replace("default(2)", "default('two')"))
+    (line,) = failed(capsys, "check", "--project", str(home))
+    assert line.startswith("error: conf.ini:9 [algopkg.Echo] cpu_cost: 'two' is not a number")
+    (home / "conf.ini").write_text(template.replace('"x": 1', '"x": "{# one #}"'))
+    (line,) = failed(capsys, "check", "--project", str(home))
+    assert line.startswith("error: conf.ini:7 [algopkg.Echo] warmup: '{#' begins a comment of templates")
+
+
+def test_on_the_head_braces_are_no_template(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "Answer {{ question }} in {# one #} word {% or %} two"
+    (home / "conf.ini").write_text(CONF + f'user_config = {{"prompt": "{prompt}"}}\n')
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sections"]["Echo"]["user_config"] == {"prompt": prompt}
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "apply"])
@@ -157,10 +194,10 @@ def test_a_wrong_conf_is_one_json_document_where_that_is_asked_for(
     assert main([command, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
-    assert {(problem["section"], problem["key"]) for problem in document["problems"]} == {
-        ("MODEL SERVE", "port"),
-        ("algopkg.Echo", "bakcend"),
-        ("algopkg.Echo", "backend"),
+    assert {(problem["section"], problem["key"], problem["line"]) for problem in document["problems"]} == {
+        ("MODEL SERVE", "port", 2),
+        ("algopkg.Echo", "bakcend", 4),
+        ("algopkg.Echo", "backend", 3),
     }
 
 

@@ -15,6 +15,7 @@ from modelserve.author import trial
 from modelserve.cli.main import main
 from modelserve.cli.tables import plan_text
 from modelserve.config import parser
+from modelserve.config.ini import Lines
 from modelserve.config.routes import Served
 from modelserve.config.section import Section
 from modelserve.deploy.plan import Plan, compare
@@ -61,7 +62,7 @@ class Head:
 
     def target(self, text: str = CONF) -> Target:
         conf = parser.parse(text)
-        self.references.read(conf, "conf.ini")
+        self.references.read(conf, "conf.ini", Lines(text))
         applications = {section.name: self.application(section) for section in conf.sections}
         return Target(text, SERVED, applications, {})
 
@@ -124,7 +125,7 @@ def test_a_secret_in_both_places_is_refused(head: Head) -> None:
 
 def test_a_missing_secret_is_named_with_section_key_and_both_ways_to_set_it(head: Head) -> None:
     assert problem(head.target) == (
-        "conf.ini [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret 'hf_token'. "
+        "conf.ini:6 [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret 'hf_token'. "
         "Set modelserve_secrets.hf_token in the inventory and deploy, or run 'modelserve secrets set hf_token' "
         "on the head, which writes secrets/values/hf_token below modelserve_home"
     )
@@ -357,12 +358,12 @@ def test_the_check_on_the_head_finds_a_missing_secret(head: Head, capsys: pytest
     package.mkdir(parents=True)
     (package / "backend.py").write_text("class Echo: ...\n")
     assert main(["check"]) == 1
-    assert "conf.ini [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret 'hf_token'" in capsys.readouterr().err
+    assert "conf.ini:6 [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret 'hf_token'" in capsys.readouterr().err
     # On another machine nothing is known of the head's: its document has what Ansible compares.
     assert main(["check", "--json", "--project", str(head.home)]) == 0
     (secret,) = json.loads(capsys.readouterr().out)["secrets"]
     assert secret["name"] == "hf_token"
-    assert secret["missing"].startswith("conf.ini [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret")
+    assert secret["missing"].startswith("conf.ini:6 [algopkg.Echo] secret.HF_TOKEN: the cluster has no secret")
 
 
 def test_a_local_run_takes_the_author_s_variable_else_the_head_s(

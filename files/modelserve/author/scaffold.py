@@ -6,7 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
-from modelserve.config import parser
+from modelserve.config import parser, template
 from modelserve.errors import UserError
 
 BACKEND = '''\
@@ -62,9 +62,9 @@ def make(root: Path, name: str) -> Path:
         raise UserError(f"{file} is missing", "Run this in the project's directory, or give --project")
     text = parser.read(file)
     added = ("" if text.endswith("\n") else "\n") + "\n" + section_of(name)
-    # Some Jinja templates only Ansible can read: the new section is then not checked.
-    if parser.parse_unless_template(text, str(file)) is not None:
-        parser.parse(text + added, str(file))
+    # Some templates only Ansible can read: the new section is then not checked.
+    if template.read_if_known(text, str(file)) is not None:
+        template.read_if_known(text + added, str(file))
     directory.mkdir(parents=True)
     (directory / "__init__.py").touch()
     (directory / "requirements.txt").write_text("# what backend.py imports, one per line: name==version\n")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from modelserve.config import debian, debian_hints, parser, project
+from modelserve.config import debian, debian_hints, parser, project, template
 from modelserve.config.section import Conf, Section
 from modelserve.environments.build import EnvironmentBuilder
 from modelserve.environments.resolve import Environment, EnvironmentResolver
@@ -215,8 +215,10 @@ def _only_class(package: Path, name: str) -> str:
 def _section(root: Path, settings: Settings, name: str) -> Section | None:
     for file in (root / "conf.ini", settings.conf_file):
         if file.is_file():
-            conf = parser.parse_unless_template(parser.read(file), str(file))
-            if conf is not None:  # the next file is the one that Ansible made of the template
+            text = parser.read(file)
+            is_rendered = file == settings.conf_file  # what Ansible made of the template
+            conf = (parser.parse if is_rendered else template.read_if_known)(text, str(file))
+            if conf is not None:
                 return next((section for section in conf.sections if section.name == name), None)
     return None
 

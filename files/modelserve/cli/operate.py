@@ -17,6 +17,7 @@ from modelserve.ports import HEAD_PORTS, PORTS, SERVICE_PORTS
 from modelserve.settings import Settings
 
 if TYPE_CHECKING:  # each command imports what it needs: `modelserve --help` does not load the controller
+    from modelserve.config.section import Conf
     from modelserve.deploy.controller import Applied, Controller
     from modelserve.deploy.releases import Release
 
@@ -196,7 +197,8 @@ def _all_run(rows: list[dict[str, Any]]) -> bool:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from modelserve.config import parser, project
+    from modelserve.config import project
+    from modelserve.config.ini import Lines
     from modelserve.models import directory as model_directory
     from modelserve.models import zoo
     from modelserve.security.section_secrets import SectionSecrets, missing, uses
@@ -204,16 +206,14 @@ def _check(options: argparse.Namespace) -> None:
     settings = Settings.load()
     root = options.project or settings.home
     file = "conf.ini" if options.conf in (None, "-") else options.conf
-    if options.conf == "-":
-        conf = parser.parse(sys.stdin.read(), file)
-    else:
-        conf, _ = parser.load(Path(options.conf or root / "conf.ini"), file)
+    conf, source, unknown = _conf_to_check(options, root, file)
     directory = root / "Model_ZOO"
     described = zoo.read(directory)
     models = {*model_directory.names(directory), *(model.name for model in described)}
-    problems = project.check(conf, root / "algopkg", models, file)
+    lines = Lines(source)
+    problems = lines.locate(project.check(conf, root / "algopkg", models, file), file)
     problems += model_directory.link_problems(directory)
-    references = [(name, missing(name, location)) for name, location in uses(conf, file)]
+    references = [(name, lines.locate([missing(name, location)], file)[0]) for name, location in uses(conf, file)]
     if references and (options.project, options.conf) == (None, None):  # the head's own files
         names = SectionSecrets(settings).names()
         problems += [problem for name, problem in references if name not in names]
@@ -225,9 +225,32 @@ def _check(options: argparse.Namespace) -> None:
     ports = {"worker": worker, "head": [*worker, *HEAD_PORTS.values(), *SERVICE_PORTS.values()]}
     # Ansible compares them with the secrets that the head has, or gets.
     secrets = [{"name": name, "missing": str(problem)} for name, problem in references]
-    places = {model.name: model.fetch_on for model in described}
-    document = {"port": conf.port, "sections": sections, "ports": ports, "secrets": secrets, "models": places}
-    emit(options, document, f"{file}: {len(conf.sections)} algorithms, no problem found")
+    document = {
+        **{"port": conf.port, "sections": sections, "ports": ports, "secrets": secrets, "unchecked": unknown},
+        "models": {model.name: model.fetch_on for model in described},
+    }
+    text = f"{file}: {len(conf.sections)} algorithms, no problem found"
+    notes = [f"not checked, since only the inventory has it: {place}" for place in unknown]
+    emit(options, document, "\n".join([text, *notes]))
+
+
+def _conf_to_check(options: argparse.Namespace, root: Path, file: str) -> tuple[Conf, str, list[str]]:
+    """Return the configuration, the text whose lines problems name, and what only the inventory has."""
+    from modelserve.config import parser, template
+
+    path = root / "conf.ini" if options.conf in (None, "-") else Path(options.conf)
+    if options.conf == "-":  # rendered by Ansible, from the project's file
+        text = parser.decode(sys.stdin.buffer.read(), file)
+        source = parser.read(path, file) if options.project and path.is_file() else text
+        return parser.parse(text, file, source), source, []
+    text = parser.read(path, file)
+    is_rendered = (options.project, options.conf) == (None, None)  # the head's own file
+    if is_rendered or not template.is_template(text):
+        return parser.parse(text, file), text, []
+    partial = template.check(text, file)
+    if partial.problems:
+        raise UserError(partial.problems)
+    return partial.conf, text, partial.unknown
 
 
 def _smoke(options: argparse.Namespace) -> int:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import configparser
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from modelserve.config import routes, rules, values
+from modelserve.config import ini, routes, rules, values
+from modelserve.config.ini import DEFAULTS_SECTION, ENV, SECRET, SERVER_SECTION, Ini, Lines
 from modelserve.config.section import Conf, Section, Server
 from modelserve.errors import Location, Problem, UserError, validation_problems
 
-SERVER_SECTION = "MODEL SERVE"
-DEFAULTS_SECTION = "DEFAULTS"
 SECTION_PREFIX = "algopkg."
 # Keys that define one algorithm: [DEFAULTS] cannot have them.
 OWN_KEYS = ("backend", "model", "route", "weight", "warmup", "user_config", "batch_size", "batch_wait")
-# Keys that set an environment variable, ``env.<NAME>`` and ``secret.<NAME>``.
-ENV, SECRET = "env.", "secret."
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -53,94 +50,93 @@ def read(path: Path, file: str | None = None) -> str:
         UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(Problem(f"cannot be read: {error.strerror}", "", str(path))) from None
+    return decode(content, file or str(path))
+
+
+def decode(content: bytes, file: str) -> str:
+    """Return the text of a conf.ini, wherever its bytes come from.
+
+    Args:
+        content: its bytes. Editors on Windows begin a file with a byte order mark, which is no part of the text.
+        file: its name in messages.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            Problem(f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8", file or str(path))
-        ) from None
+        raise UserError(Problem(f"is not UTF-8 text (byte {error.start})", "Save it as UTF-8", file)) from None
 
 
-def parse(text: str, file: str = "conf.ini") -> Conf:
+def parse(text: str, file: str = "conf.ini", source: str | None = None) -> Conf:
     """Read a conf.ini.
 
     Args:
-        text: its content. Comments start with ``#`` or ``;``, inline ones after a blank.
+        text: its content. Comments start with ``#`` or ``;``, inline ones after a blank. Ansible leaves a byte order
+            mark in what it renders.
         file: its name in messages.
+        source: the template that ``text`` was rendered from: problems name its lines; None: ``text`` itself.
 
     Returns:
         The checked configuration.
 
     Raises:
-        UserError: with every problem found, each naming file, section and key.
+        UserError: with every problem found, each naming file, line, section and key.
     """
-    ini = _read_ini(text, file)
-    problems: list[Problem] = []
-    server = _server(ini, file, problems)
-    inherited = _defaults(ini, file, problems)
-    sections = _sections(ini, inherited, file, problems)
-    problems += _route_problems(sections, file)
-    if problems:
-        raise UserError(problems)
-    return Conf(port=server.port, sections=tuple(sections))
+    try:
+        written = ini.read(text.removeprefix("\ufeff"), file)
+        conf, problems = validate(written, file)
+    except UserError as error:
+        conf, problems = None, error.problems
+    if source not in (None, text):
+        problems = [replace(problem, line=0) for problem in problems]  # lines of ``text`` are not those of ``source``
+    if conf is None or problems:
+        raise UserError(Lines(source or text).locate(problems, file))
+    return conf
 
 
-def parse_unless_template(text: str, file: str) -> Conf | None:
-    """Read a conf.ini that Ansible may not have rendered yet.
+def validate(written: Ini, file: str) -> tuple[Conf, list[Problem]]:
+    """Return what a conf.ini whose syntax is right says, and what is wrong with it.
 
     Args:
-        text: its content.
+        written: its sections.
         file: its name in messages.
 
     Returns:
-        The checked configuration; None for a template that cannot be read before it is rendered.
-
-    Raises:
-        UserError: it is no template, and has problems.
+        The configuration, without sections that have problems, and every problem.
     """
-    try:
-        return parse(text, file)
-    except UserError:
-        if "{{" in text or "{%" in text:
-            return None
-        raise
+    problems = list(written.problems)
+    server = _server(written, file, problems)
+    inherited = _defaults(written, file, problems)
+    sections = _sections(written, inherited, file, problems)
+    problems += _route_problems(sections, file)
+    return Conf(port=server.port, sections=tuple(sections)), problems
 
 
-def _read_ini(text: str, file: str) -> configparser.ConfigParser:
-    ini = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), delimiters=("=", ":"), default_section="\0none"
-    )
-    ini.optionxform = str  # type: ignore[assignment, method-assign] # keys are case-sensitive, as in the original
-    try:
-        ini.read_string(text, source=file)
-    except configparser.Error as error:
-        raise UserError(_syntax_problem(error, text, file)) from None
-    return ini
-
-
-def _server(ini: configparser.ConfigParser, file: str, problems: list[Problem]) -> Server:
-    if SERVER_SECTION not in ini:
+def _server(written: Ini, file: str, problems: list[Problem]) -> Server:
+    if SERVER_SECTION not in written.sections:
         message = f"the section [{SERVER_SECTION}] is missing"
         problems.append(Problem(message, f"Begin with [{SERVER_SECTION}] and port = 666", file))
         return Server()
     location = Location(file, SERVER_SECTION)
-    return _validated(Server, dict(ini[SERVER_SECTION]), location, problems, {}) or Server()
+    return _validated(Server, dict(written.sections[SERVER_SECTION]), location, problems, {}) or Server()
 
 
-def _sections(
-    ini: configparser.ConfigParser, inherited: dict[str, str], file: str, problems: list[Problem]
-) -> list[Section]:
+def _sections(written: Ini, inherited: dict[str, str], file: str, problems: list[Problem]) -> list[Section]:
     """Return the enabled sections of algorithms that are valid."""
     sections = []
-    for title in ini.sections():
+    for title in written.sections:
         if title in (SERVER_SECTION, DEFAULTS_SECTION):
             continue
         name = title.removeprefix(SECTION_PREFIX)
         if name == title or not name.isidentifier():
             problems.append(_unknown_section(Location(file, title)))
             continue
-        own = dict(ini[title])
+        own = dict(written.sections[title])
         section = _validated(Section, {**inherited, **own}, Location(file, title), problems, {"name": name})
         if section is None:
             continue
@@ -152,22 +148,22 @@ def _sections(
     return sections
 
 
-def _defaults(ini: configparser.ConfigParser, file: str, problems: list[Problem]) -> dict[str, str]:
+def _defaults(written: Ini, file: str, problems: list[Problem]) -> dict[str, str]:
     """Return the valid values of [DEFAULTS]. An invalid one is one problem, not one of each section."""
-    if DEFAULTS_SECTION not in ini:
+    if DEFAULTS_SECTION not in written.sections:
         return {}
     location = Location(file, DEFAULTS_SECTION)
-    written = dict(ini[DEFAULTS_SECTION])
+    defaults = dict(written.sections[DEFAULTS_SECTION])
     invalid = [
         location.at(key).problem("cannot have a default", "Write it in the sections it belongs to")
         for key in OWN_KEYS
-        if written.pop(key, None) is not None
+        if defaults.pop(key, None) is not None
     ]
     fields = {key: Section.model_fields[key] for key in ("name", *OWN_KEYS)}
     others = {key: "x" if field.is_required() else field.default for key, field in fields.items()}
-    _validated(Section, dict(written), location, invalid, others)
+    _validated(Section, dict(defaults), location, invalid, others)
     problems += invalid
-    return {key: value for key, value in written.items() if key not in {problem.key for problem in invalid}}
+    return {key: value for key, value in defaults.items() if key not in {problem.key for problem in invalid}}
 
 
 def _contradictions(section: Section, written: dict[str, dict[str, str]], file: str) -> Iterable[Problem]:
@@ -229,24 +225,6 @@ def _validated(
     except ValidationError as error:
         problems += validation_problems(error, location, written)
         return None
-
-
-def _syntax_problem(error: configparser.Error, text: str, file: str) -> Problem:
-    if isinstance(error, configparser.DuplicateSectionError):
-        return Problem(f"appears twice (again in line {error.lineno})", "Remove one", file, str(error.section))
-    if isinstance(error, configparser.DuplicateOptionError):
-        return Problem(f"is set twice (again in line {error.lineno})", "Remove one", file, error.section, error.option)
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return Problem(
-            f"line {error.lineno} stands before any section: {error.line.strip()!r}",
-            f"Begin the file with [{SERVER_SECTION}]",
-            file,
-        )
-    if isinstance(error, configparser.ParsingError):
-        number = error.errors[0][0]
-        line = text.split("\n")[number - 1].strip()
-        return Problem(f"line {number} is not 'key = value': {line!r}", "Correct or comment it out", file)
-    return Problem(str(error), "", file)
 
 
 def _unknown_section(location: Location) -> Problem:

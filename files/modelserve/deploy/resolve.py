@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserve.config import debian, parser, project
+from modelserve.config.ini import Lines
 from modelserve.config.routes import Served, routes_of
 from modelserve.config.section import Conf, Section
 from modelserve.config.values import forms
@@ -67,7 +68,7 @@ class Resolver:
         models = directory.names(self._settings.model_zoo)
         problems = project.check(conf, self._settings.algopkg, models, str(file))
         if problems:
-            raise UserError(problems)
+            raise UserError(Lines(text).locate(problems, str(file)))
         return conf, text
 
     def resolve(self) -> Resolved:
@@ -78,7 +79,7 @@ class Resolver:
                 models.yml describes, or requirements cannot be met.
         """
         conf, text = self.read()
-        self._secrets.read(conf, str(self._settings.conf_file))
+        self._secrets.read(conf, str(self._settings.conf_file), Lines(text))
         packages = {section.name: self._package(section) for section in conf.sections}
         if lacking := debian.missing(packages, debian.installed()):
             raise UserError(lacking)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from modelserve.config.ini import Lines
 from modelserve.config.section import Conf, Section
 from modelserve.deploy.releases import Target
 from modelserve.errors import Location, Problem, UserError
@@ -31,18 +32,22 @@ class SecretReferences:
         self._secrets = SectionSecrets(settings)
         self._values: dict[str, str] = {}
 
-    def read(self, conf: Conf, file: str) -> None:
+    def read(self, conf: Conf, file: str, lines: Lines) -> None:
         """Read the values of the secrets that sections refer to.
 
         Args:
             conf: the configuration.
             file: conf.ini's name in messages.
+            lines: its lines.
 
         Raises:
             UserError: secrets that the cluster does not have, or whose values are not valid.
         """
         self._values = {}
-        self._read(uses(conf, file))
+        try:
+            self._read(uses(conf, file))
+        except UserError as error:
+            raise UserError(lines.locate(error.problems, file)) from None
 
     def of_section(self, section: Section) -> dict[str, Secret]:
         """Return the secrets of a section, by environment variable."""

@@ -130,9 +130,9 @@ def test_every_mistake_in_conf_ini_is_told_at_once(cluster: Cluster, project: Pa
     cluster.edit("conf.ini", "^route = numpy/new", "route = numpy/old")
     broken(
         cluster,
-        "conf.ini [algopkg.TextEmbedding] backnd: unknown key. Did you mean 'backend'?",
-        "conf.ini [MODEL SERVE] port: 66600 is out of range",
-        "conf.ini [algopkg.NumpyNew] route: 'numpy/old' is the route of [algopkg.NumpyOld] too",
+        "conf.ini:15 [algopkg.TextEmbedding] backnd: unknown key. Did you mean 'backend'?",
+        "conf.ini:3 [MODEL SERVE] port: 66600 is out of range",
+        "conf.ini:30 [algopkg.NumpyNew] route: 'numpy/old' is the route of [algopkg.NumpyOld] too",
     )
 
 

@@ -1,0 +1,1 @@
+"""Classifies the rows of a table."""
