@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import json
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, Envir
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
-from modelserve.util import clock
+from modelserve.util import clock, read_only
 from modelserve.util.proxies import proxied
 
 Progress = Callable[[str], None]
@@ -55,7 +54,7 @@ class EnvironmentBuilder:
             return
         started = time.monotonic()
         progress(f"environment {environment.path.name}: building")
-        shutil.rmtree(environment.path, ignore_errors=True)  # of an interrupted build
+        read_only.remove(environment.path)  # of an interrupted build
         try:
             self._install_conda(environment)
             if environment.path == self._base.path:
@@ -63,9 +62,11 @@ class EnvironmentBuilder:
             else:
                 packages.link_packages(self._base.path, environment.path)
                 self._install_python(environment)
-            self._store.complete(environment.path, _verified_record(environment))
+            record = _verified_record(environment)
+            _compile(environment)
+            self._store.complete(environment.path, record)
         except BaseException:
-            shutil.rmtree(environment.path, ignore_errors=True)
+            read_only.remove(environment.path)
             raise
         progress(f"environment {environment.path.name}: ready after {time.monotonic() - started:.1f} s")
 
@@ -120,6 +121,13 @@ def _verified_record(environment: Environment) -> dict[str, object]:
         message = f"the environment has Python {version} and {versions}, {cluster}"
         raise UserError(Problem(message, "Do not pin these packages", file))
     return {"name": environment.name, "python": version, **versions, "built": clock.utc_now()}
+
+
+def _compile(environment: Environment) -> None:
+    """Compile what has no bytecode yet. A module that does not compile stays as it is: some packages bring such."""
+    modules = packages.site_packages(environment.path)
+    command = [str(_python(environment)), "-m", "compileall", "-q", "-j", "0", str(modules)]
+    subprocess.run(command, capture_output=True, env={"PATH": "/usr/bin:/bin"}, check=False)
 
 
 def _python(environment: Environment) -> Path:

@@ -24,6 +24,7 @@ from modelserve.store import integrity, manifest
 from modelserve.store.manifest import Content, Manifest, Versions
 from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util import read_only
 from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
 from modelserve.util.proxies import without_proxies
@@ -154,7 +155,7 @@ class StoreClient:
                     fetched.append(content.path)
             if published.kept:
                 for unneeded in self._store.root.glob("*/.pull-*"):  # all that is needed is complete
-                    shutil.rmtree(unneeded, ignore_errors=True)
+                    read_only.remove(unneeded)
                 self._store.collect_garbage([*published.kept, *(content.path for content in published.needed)])
             return fetched
 
@@ -164,19 +165,23 @@ class StoreClient:
         temporary = target.with_name(f".pull-{target.name}")
         target.parent.mkdir(parents=True, exist_ok=True)
         is_model = content.path.startswith("model/")
+        # A directory gets its last permissions here: rsync writes into it first.
+        writable = [] if is_model else ["--chmod=Du+w"]
         links = [] if is_model else [f"--link-dest={earlier}" for earlier in self._earlier(target)]
         # rsync compares sizes and times, which another version's file can have too. Then the entry is fetched again,
         # without the files of an interrupted or earlier one.
-        for options in (links, []):
+        for options in ([*writable, *links], writable):
             self._rsync(MODULE, content.path if is_model else content.path + "/", temporary, *options)
             content_hash = hashing.of_file(temporary) if is_model else hashing.of_tree(temporary)
             if content_hash == content.hash:
-                shutil.rmtree(target, ignore_errors=True)
+                read_only.remove(target)
+                if not is_model:
+                    read_only.protect(temporary)
                 temporary.rename(target)
                 if is_model:
                     integrity.write_stamp(target, integrity.file_state(target))
                 return
-            temporary.unlink() if is_model else shutil.rmtree(temporary)
+            temporary.unlink() if is_model else read_only.remove(temporary)
         raise UserError(
             f"{content.path} is damaged in the head's store: its content hash is {content_hash}, not {content.hash}",
             f"Remove {target} on the head and deploy again: that makes it again",
