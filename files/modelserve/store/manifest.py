@@ -55,6 +55,8 @@ class Manifest(BaseModel):
         versions: what the head runs.
         needed: entries to have before joining, in the order to fetch them.
         kept: paths of all entries that something refers to; the others may be removed.
+        replicas_per_node: replicas of all applications, divided by the nodes; 0: unknown. Replicas share a node's cores
+            by it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -62,6 +64,13 @@ class Manifest(BaseModel):
     versions: Versions = Versions()
     needed: tuple[Content, ...] = ()
     kept: tuple[str, ...] = ()
+    replicas_per_node: int = 0
+
+    @property
+    def cores_shared_by(self) -> int:
+        """The replicas that share a node's cores, at least 1, as :mod:`modelserve.replica.cpu_threads` counts them."""
+        packages = sum(content.path.startswith("pkg/") for content in self.needed)
+        return max(1, self.replicas_per_node or packages)
 
     @classmethod
     def load(cls, file: Path) -> Manifest:
