@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,10 @@ class Builds:
         self._wheels, image = root / "wheels", root / "image"
         self._wheels.mkdir()
         venv.create(image, symlinks=True)
-        (image / "bin" / "uv").symlink_to(UV)
+        # As in the containers: the user who owns the files, without root's capabilities.
+        drop = "setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all" if os.geteuid() == 0 else ""
+        (image / "bin" / "uv").write_text(f'#!/bin/sh\nexec {drop} "{UV}" "$@"\n')
+        (image / "bin" / "uv").chmod(0o755)
         monkeypatch.setattr(uv, "IMAGE_PREFIX", image)
         for name, version in [("ray", "2.60.0"), ("zzshared", "1.0"), ("zzshared", "2.0"), ("zzlib", "1.0")]:
             wheel(self._wheels, name, version)
@@ -73,8 +77,8 @@ class Builds:
 
 @pytest.fixture
 def builds(tmp_path: Path, ray_version: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
-    if not UV.exists():
-        pytest.skip("no uv beside this Python")
+    if not UV.exists() or (os.geteuid() == 0 and shutil.which("setpriv") is None):
+        pytest.skip("no uv beside this Python, or no setpriv to drop root's capabilities")
     monkeypatch.syspath_prepend(ray_version)
     return Builds(tmp_path, monkeypatch)
 

@@ -117,3 +117,13 @@ def test_a_directory_that_cannot_be_read_is_one_line(tmp_path: Path, without_cap
     said = without_capabilities(sys.executable, "-c", code, str(source), PYTHONPATH=files).stdout
     (source / "closed").chmod(0o755)
     assert said == "algopkg/Echo/closed: cannot be read: Permission denied. Correct its permissions\n"
+
+
+def test_what_has_no_bytecode_of_its_present_content_is_stale(tmp_path: Path) -> None:
+    for name in ("fresh", "edited", "new"):
+        (tmp_path / f"{name}.py").write_text("x = 1\n")
+    (tmp_path / "new.py").rename(tmp_path / "later")
+    bytecode.compile_tree(tmp_path, tmp_path)
+    (tmp_path / "later").rename(tmp_path / "new.py")
+    (tmp_path / "edited.py").write_text("x = 10\n")
+    assert sorted(path.name for path in bytecode.stale_modules(tmp_path)) == ["edited.py", "new.py"]

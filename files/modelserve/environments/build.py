@@ -16,7 +16,7 @@ from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, Envir
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
-from modelserve.util import clock, read_only
+from modelserve.util import bytecode, clock, read_only
 from modelserve.util.proxies import proxied
 
 Progress = Callable[[str], None]
@@ -125,9 +125,13 @@ def _verified_record(environment: Environment) -> dict[str, object]:
 
 def _compile(environment: Environment) -> None:
     """Compile what has no bytecode yet. A module that does not compile stays as it is: some packages bring such."""
-    modules = packages.site_packages(environment.path)
-    command = [str(_python(environment)), "-m", "compileall", "-q", "-j", "0", str(modules)]
-    subprocess.run(command, capture_output=True, env={"PATH": "/usr/bin:/bin"}, check=False)
+    # The base's modules are compiled already; compileall itself takes seconds to find that.
+    modules = "".join(f"{module}\n" for module in bytecode.stale_modules(packages.site_packages(environment.path)))
+    command = [str(_python(environment)), "-m", "compileall", "-q", "-j", "0", "-i", "-"]
+    if modules:
+        subprocess.run(
+            command, input=modules, text=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}, check=False
+        )
 
 
 def _python(environment: Environment) -> Path:
