@@ -192,3 +192,19 @@ def make(tmp_path: Path, fresh_python: None) -> Make:
         return AppArgs(name="Echo", package=str(root), backend=backend, **args)
 
     return package
+
+
+@pytest.fixture
+def without_capabilities() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as this user without capabilities: so do modelserve's containers, those of root too."""
+    drop: list[str] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("no setpriv here to drop root's capabilities")
+        drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+
+    def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **variables}
+        return subprocess.run([*drop, *command], env=environment, capture_output=True, text=True, check=False)
+
+    return run

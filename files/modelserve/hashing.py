@@ -120,7 +120,10 @@ def of_value(value: Any) -> str:
 
 
 def tree_files(root: Path) -> Iterator[Path]:
-    """Yield the files of a package in a fixed order, without those that running or editing it leaves behind."""
+    """Yield the files of a tree in a fixed order, without those that running or editing it leaves behind.
+
+    A directory that is a link is left out.
+    """
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         if IGNORED_DIRECTORIES.isdisjoint(parts) and not path.name.endswith(IGNORED_SUFFIXES) and path.is_file():
@@ -129,7 +132,13 @@ def tree_files(root: Path) -> Iterator[Path]:
 
 def of_tree(root: Path) -> str:
     """Return the short hash of a tree: relative names, executable bits and contents, not times and owners."""
-    entries = [
-        (str(path.relative_to(root)), bool(path.stat().st_mode & 0o100), of_file(path)) for path in tree_files(root)
-    ]
-    return of_value(entries)
+    return of_files((str(path.relative_to(root)), path) for path in tree_files(root))
+
+
+def of_files(files: Iterable[tuple[str, Path]]) -> str:
+    """Return the short hash that a tree of these files has.
+
+    Args:
+        files: the name of each in the tree, and the file; in the order of :func:`tree_files`.
+    """
+    return of_value([(name, bool(path.stat().st_mode & 0o100), of_file(path)) for name, path in files])

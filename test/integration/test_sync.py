@@ -26,6 +26,7 @@ from modelserve.store import integrity, joined, rsync_server, secret_values, syn
 from modelserve.store.manifest import NAME, Manifest, Versions, contents
 from modelserve.store.store import Store
 from modelserve.store.sync import Attempts, BusyError, StoreClient, UnreachableError
+from modelserve.util import read_only
 
 if TYPE_CHECKING:
     from conftest import StoreServer
@@ -214,7 +215,9 @@ def test_files_of_an_earlier_environment_are_linked(
     transferred()
     second = head.store.root / "env" / "Echo-2"  # built as base environments are extended: with the base's files
     shutil.copytree(head.store.root / first, second, symlinks=True)
+    read_only.make_directories_writable(second)
     (second / "bin" / "new").write_text("new")
+    read_only.protect(second)
     head.publish(first, "env/Echo-2")
     assert catch_up(worker) == ["env/Echo-2"]
     envs = worker.home / "store" / "env"

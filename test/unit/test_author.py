@@ -25,6 +25,7 @@ from modelserve.author.logs import MAX_LINES, Line, Logs
 from modelserve.cli.main import main
 from modelserve.config import parser, project
 from modelserve.errors import UserError
+from modelserve.replica import loader
 from modelserve.replica.arguments import LocalServerArgs
 from modelserve.replica.local_server import LocalApplication, listen, load
 from modelserve.replica.try_once import try_once
@@ -287,7 +288,8 @@ def test_a_shell_has_the_package_its_environment_and_its_section_s_variables(roo
     variables = {**os.environ, "PYTHONPATH": str(Path(scaffold.__file__).parents[2])}
     run = subprocess.run([sys.executable, "-c", SHELL, root], env=variables, capture_output=True, text=True, check=True)
     package, environment = root / "algopkg/Face", root / "environment"
-    assert run.stdout.split() == ["2", str(package), str(package), str(environment), f"{environment}/bin"]
+    path = f"{loader.IMPORT_PATH}:{package}"
+    assert run.stdout.split() == ["2", str(package), path, str(environment), f"{environment}/bin"]
 
 
 @pytest.mark.parametrize("name", ["..", "Missing", "Face/../Face"])

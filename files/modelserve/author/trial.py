@@ -19,6 +19,7 @@ from modelserve.environments.resolve import Environment, EnvironmentResolver
 from modelserve.errors import Location, Problem, UserError, validation_problems
 from modelserve.models import directory
 from modelserve.replica.arguments import LocalServerArgs, TryOnceArgs
+from modelserve.replica.loader import import_variables
 from modelserve.security.section_secrets import SectionSecrets
 from modelserve.serve.application import args_of
 from modelserve.serve.contract import AppArgs, UserConfig
@@ -46,8 +47,10 @@ class Trial:
 
     @property
     def args(self) -> AppArgs:
-        """What the replica is made of."""
-        return args_of(self.section, self.package, [directory.find(self.zoo, model) for model in self.section.model])
+        """What the replica is made of. Here nothing reserves cores, so it names the threads of ``cpu_cost``."""
+        args = args_of(self.section, self.package, [directory.find(self.zoo, model) for model in self.section.model])
+        reserved = max(1, int(self.section.cpu_cost)) if self.section.cpu_cost else 0
+        return args.model_copy(update={"cpu_threads": args.cpu_threads or reserved})
 
     @property
     def config(self) -> UserConfig:
@@ -123,7 +126,7 @@ def test(settings: Settings, trial: Trial, params: dict[str, Any], progress: Cal
         progress: called with a line about each long step.
 
     Returns:
-        ``ok`` with ``answer``, ``load_s`` and ``answer_s``, or not ``ok`` with ``error``.
+        ``ok`` with ``answer``, ``load_s``, ``answer_s`` and ``cpu_threads``, or not ``ok`` with ``error``.
 
     Raises:
         UserError: the environment cannot be built.
@@ -188,7 +191,8 @@ def shell(
     environment = environment_of(settings, package, progress).path
     path = f"{environment}/bin:{os.environ.get('PATH', '')}"
     own = {} if section is None else {**section.env, **_secrets(section, settings)}
-    variables = {**os.environ, **own, "PATH": path, "CONDA_PREFIX": str(environment), "PYTHONPATH": str(package)}
+    imports = import_variables(name, str(package), python_path=str(package))
+    variables = {**os.environ, **own, "PATH": path, "CONDA_PREFIX": str(environment), **imports}
     os.chdir(package)
     if command is None:
         os.execve("/bin/bash", ["bash", "--norc"], {**variables, "PS1": f"({package.name}) \\w$ "})

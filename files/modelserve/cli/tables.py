@@ -88,10 +88,13 @@ def status_table(rows: list[dict[str, Any]]) -> str:
         return "nothing is served: conf.ini has no section, or was not applied yet"
     url = Column("url", no_wrap=True, min_width=max(len(row["url"]) for row in rows))  # people copy it: never cut
     weighted = any(row["url"] and row["weight"] != FULL_WEIGHT for row in rows)
-    table = Table("algorithm", "status", "replicas", *(["weight"] if weighted else []), url, box=box.SIMPLE_HEAD)
+    columns = ("algorithm", "status", "replicas", "threads", *(["weight"] if weighted else []))
+    table = Table(*columns, url, box=box.SIMPLE_HEAD)
     for row in rows:
         weight = [f"{row['weight']:.3g}%" if row["url"] else ""] if weighted else []
-        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", *weight, row["url"])
+        numbers = row.get("cpu_threads")
+        threads = "-".join(dict.fromkeys(map(str, (numbers[0], numbers[-1])))) if numbers else ""
+        table.add_row(row["name"], row["status"], f"{row['replicas']}/{row['wanted']}", threads, *weight, row["url"])
     messages = [f"{row['name']}: {row['message']}" for row in rows if row["status"] != "RUNNING" and row["message"]]
     return "\n".join([*_lines(table), *messages, *filter(None, map(_deaths_text, rows))])
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from modelserve.config import debian
+from modelserve.config import debian, sources
 from modelserve.config.parser import SECTION_PREFIX
 from modelserve.config.section import Conf, Section
 from modelserve.config.values import composed
@@ -47,12 +47,19 @@ def check(conf: Conf, algopkg: Path, models: Iterable[str], file: str = "conf.in
 def _check_package(section: Section, algopkg: Path, file: str) -> list[Problem]:
     title = SECTION_PREFIX + section.name
     directory = algopkg / section.name
+    if section.name == sources.SHARED:
+        fix = "Remove the section, or give the package another name"
+        return [Problem(f"algopkg/{sources.SHARED} is the code that packages share", fix, file, title)]
     if not directory.is_dir():
         packages = sorted(path.name for path in algopkg.glob("*") if (path / "backend.py").is_file())
         near = difflib.get_close_matches(section.name, packages, n=1)
         fix = f"Did you mean [algopkg.{near[0]}]?" if near else f"Packages there: {', '.join(packages) or 'none'}"
         return [Problem(f"there is no package algopkg/{section.name}", fix, file, title)]
     source = directory / "backend.py"
+    try:
+        sources.files(directory)
+    except UserError as error:
+        return error.problems
     if not source.is_file():
         return [
             Problem(f"algopkg/{section.name}/backend.py is missing", "The file's name is fixed: create it", file, title)

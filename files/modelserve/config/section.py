@@ -114,6 +114,13 @@ class Section(BaseModel):
         False,
         description="`true`: a request whose replica died before it answered is sent once more, to another replica.",
     )
+    cpu_threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of a replica's numeric libraries (torch, numpy, OpenMP). Empty: `cpu_cost`, or without it "
+        "the host's cores divided by its replicas.",
+    )
     batch_size: int = Field(
         1, ge=1, le=100_000, description="Requests given to `_model_inference_batch` at once, at most."
     )
@@ -148,6 +155,7 @@ class Section(BaseModel):
 
     @field_validator(
         *("max_replicas", "max_ongoing_requests", "max_queued_requests", "request_timeout", "drain_timeout", "weight"),
+        "cpu_threads",
         mode="before",
     )
     @classmethod

@@ -166,8 +166,18 @@ class Controller:
 
     def status(self) -> list[dict[str, Any]]:
         """Return a row per algorithm: the fields of :class:`modelserve.deploy.status.AlgorithmStatus`."""
-        rows = algorithm_statuses(self._ray.applications(), self._gateway.served(), self._gateway.url())
+        shared_by = manifest.Manifest.load(self._store.root / manifest.NAME).cores_shared_by
+        rows = algorithm_statuses(
+            self._ray.applications(), self._gateway.served(), self._gateway.url(), self._cores(), shared_by
+        )
         return [row.as_dict() for row in rows]
+
+    def _cores(self) -> dict[str, int]:
+        """Return each node's cores, by its id; none where Ray does not list its nodes."""
+        try:
+            return {node["node_id"]: int((node["resources_total"] or {}).get("CPU", 0)) for node in self._ray.nodes()}
+        except (UserError, KeyError):
+            return {}
 
     def _compare(self, target: Target) -> Plan:
         running = running_applications(self._ray.applications())

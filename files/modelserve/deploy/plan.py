@@ -26,6 +26,7 @@ _MEANING: dict[str, tuple[str, bool]] = {
     "args.batch_size": ("batch_size", True),
     "args.batch_wait": ("batch_wait", True),
     "args.memory_limit": ("memory_limit", True),
+    "args.cpu_threads": ("cpu_threads", True),
     "runtime_env.env_vars.CONDA_PREFIX": ("environment", True),
     "runtime_env.env_vars.PATH": ("environment", True),
     "runtime_env.env_vars": (_ENV, True),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 
 from modelserve.deploy.releases import Releases
 from modelserve.deploy.secret_references import SecretReferences
 from modelserve.environments.resolve import EnvironmentResolver
+from modelserve.errors import UserError
 from modelserve.serve.application import Applications
 from modelserve.settings import Settings
 from modelserve.store import distribute, manifest
@@ -15,6 +17,8 @@ from modelserve.store.store import Store
 from modelserve.util.files import write_atomically
 
 Progress = Callable[[str], None]
+# Among the paths that every worker has: the number of replicas per node that its manifest names.
+SHARED_BY = "replicas_per_node="
 
 
 class Publisher:
@@ -57,9 +61,13 @@ class Publisher:
             stay |= dict.fromkeys(self._paths(release.target.applications))
         contents = manifest.contents(complete, self._store)
         versions = manifest.Versions.running()  # the controller runs in the head's container
-        manifest.Manifest(versions=versions, needed=contents, kept=tuple(stay), sets=sets).publish(self._store)
+        shared_by = replicas_per_node(needed[0], 1 + len(self._settings.workers))
+        manifest.Manifest(
+            versions=versions, needed=contents, kept=tuple(stay), sets=sets, replicas_per_node=shared_by
+        ).publish(self._store)
         # A worker that restarts deletes what is not kept.
-        self._write_distributed(set(self._distributed()) & set(stay))
+        distributed = self._distributed()
+        self._write_distributed(path for path in distributed if path in stay or path.startswith(SHARED_BY))
         return tuple(stay)
 
     def distribute(self) -> None:
@@ -71,12 +79,20 @@ class Publisher:
         if not self._settings.workers:
             return
         published = manifest.Manifest.load(self._store.root / manifest.NAME)
-        needed = [*(content.path for content in published.needed), *published.sets]
-        if set(needed) <= set(self._distributed()):
+        paths = [*(content.path for content in published.needed), *published.sets]
+        shared_by = f"{SHARED_BY}{published.replicas_per_node}"
+        distributed = set(self._distributed())
+        lacks_content = not distributed.issuperset(paths)
+        if not lacks_content and shared_by in distributed:
             return
         self._progress("distributing new content to the workers")
-        distribute.replicate_to_workers(self._progress, self._settings.fetch_timeout_s)
-        self._write_distributed(needed)
+        try:
+            distribute.replicate_to_workers(self._progress, self._settings.fetch_timeout_s)
+        except UserError:
+            if lacks_content:
+                raise
+            return  # the number of replicas alone is no reason to stop a deploy
+        self._write_distributed([*paths, shared_by])
 
     def _paths(self, applications: Applications) -> list[str]:
         return [*manifest.paths_of(applications, self._store), *manifest.sets_of(applications, self._store)]
@@ -96,3 +112,14 @@ class Publisher:
 
     def _write_distributed(self, paths: Iterable[str]) -> None:
         write_atomically(self._distributed_file, json.dumps(sorted(paths)))
+
+
+def replicas_per_node(applications: Applications, nodes: int) -> int:
+    """Return how many replicas a node has where all applications have as many as they may, rounded up.
+
+    Args:
+        applications: the applications to run.
+        nodes: number of nodes, the head included.
+    """
+    numbers = (app.autoscaling.maximum if app.autoscaling else app.replicas for app in applications.values())
+    return math.ceil(sum(numbers) / nodes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelserve.config.routes import Served
+from modelserve.serve.contract import OMP, cpu_threads_of
 from modelserve.serve.deaths import Death
-from modelserve.serve.status import Statuses, status_text, target_replicas
+from modelserve.serve.status import ApplicationStatus, Statuses, status_text, target_replicas
 
 # Deaths of replicas that a status shows are at most so old.
 DEATHS_WITHIN_S = 3600
@@ -27,6 +28,7 @@ class AlgorithmStatus:
         replicas: number of running replicas.
         wanted: number of replicas that Serve keeps to.
         gpu_cost: GPUs that a replica reserves.
+        cpu_threads: threads of a replica's numeric libraries: a number per kind of node, as hosts may differ.
         environment: name of its environment in the store.
         message: cause of a failure.
     """
@@ -39,6 +41,7 @@ class AlgorithmStatus:
     replicas: int
     wanted: int
     gpu_cost: float
+    cpu_threads: tuple[int, ...]
     environment: str
     message: str
 
@@ -47,13 +50,21 @@ class AlgorithmStatus:
         return asdict(self)
 
 
-def algorithm_statuses(statuses: Statuses, served: Served | None, url: str) -> list[AlgorithmStatus]:
+def algorithm_statuses(
+    statuses: Statuses,
+    served: Served | None,
+    url: str,
+    cores: Mapping[str, int] | None = None,
+    replicas_per_node: int = 1,
+) -> list[AlgorithmStatus]:
     """Return a row per application, sorted by name.
 
     Args:
         statuses: the applications in Serve.
         served: what the gateway answers; None when it has no configuration yet.
         url: the gateway's URL.
+        cores: cores of each node, by its id.
+        replicas_per_node: replicas that share a node's cores (:class:`modelserve.store.manifest.Manifest`).
     """
     percentages = {} if served is None else served.percentages()
     rows = []
@@ -70,11 +81,26 @@ def algorithm_statuses(statuses: Statuses, served: Served | None, url: str) -> l
                 replicas=len(status.replica_ids("RUNNING")),
                 wanted=target_replicas(status, application),
                 gpu_cost=application.resources.gpus if application else 0,
+                cpu_threads=_cpu_threads(status, cores or {}, replicas_per_node),
                 environment=application.environment.path.name if application else "",
                 message=status.failure if status.message else "",
             )
         )
     return rows
+
+
+def _cpu_threads(status: ApplicationStatus, cores: Mapping[str, int], replicas_per_node: int) -> tuple[int, ...]:
+    """Return the numbers of CPU threads that replicas take which start on an application's nodes now."""
+    application = status.application
+    if application is None:
+        return ()
+    listed, threads = application.variables.get(OMP, ""), application.args.cpu_threads
+    numbers = {
+        cpu_threads_of(listed, threads, application.resources.cpus, cores[replica.node_id], replicas_per_node)
+        for replica in status.replicas
+        if replica.node_id is not None and replica.node_id in cores
+    }
+    return tuple(sorted(numbers))
 
 
 def with_deaths(rows: Iterable[dict[str, Any]], deaths: Iterable[Death], now: float) -> list[dict[str, Any]]:

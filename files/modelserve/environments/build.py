@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import json
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, Envir
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
-from modelserve.util import clock, disk
+from modelserve.util import bytecode, clock, disk, read_only
 from modelserve.util.proxies import proxied
 
 Progress = Callable[[str], None]
@@ -56,7 +55,7 @@ class EnvironmentBuilder:
             return
         started = time.monotonic()
         progress(f"environment {environment.path.name}: building")
-        shutil.rmtree(environment.path, ignore_errors=True)  # of an interrupted build
+        read_only.remove(environment.path)  # of an interrupted build
         try:
             self._install_conda(environment)
             if environment.path == self._base.path:
@@ -64,9 +63,11 @@ class EnvironmentBuilder:
             else:
                 packages.link_packages(self._base.path, environment.path)
                 self._install_python(environment)
-            self._store.complete(environment.path, _verified_record(environment))
+            record = _verified_record(environment)
+            _compile(environment)
+            self._store.complete(environment.path, record)
         except BaseException as error:
-            shutil.rmtree(environment.path, ignore_errors=True)
+            read_only.remove(environment.path)
             if disk.is_full(error):
                 raise disk.no_space(f"environment {environment.path.name}", self._store.root) from error
             raise
@@ -124,6 +125,17 @@ def _verified_record(environment: Environment) -> dict[str, object]:
         message = f"the environment has Python {version} and {versions}, {cluster}"
         raise UserError(Problem(message, "Do not pin these packages", file))
     return {"name": environment.name, "python": version, **versions, "built": clock.utc_now()}
+
+
+def _compile(environment: Environment) -> None:
+    """Compile what has no bytecode yet. A module that does not compile stays as it is: some packages bring such."""
+    # The base's modules are compiled already; compileall itself takes seconds to find that.
+    modules = "".join(f"{module}\n" for module in bytecode.stale_modules(packages.site_packages(environment.path)))
+    command = [str(_python(environment)), "-m", "compileall", "-q", "-j", "0", "-i", "-"]
+    if modules:
+        subprocess.run(
+            command, input=modules, text=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}, check=False
+        )
 
 
 def _python(environment: Environment) -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
+
+from modelserve.util import read_only
 
 
 def copy_packages(source: Path, target: Path, names: Iterable[str]) -> None:
@@ -48,6 +51,7 @@ def link_packages(source: Path, target: Path) -> None:
         target: the prefix that gets them.
     """
     shutil.copytree(site_packages(source), site_packages(target), copy_function=os.link, dirs_exist_ok=True)
+    read_only.make_directories_writable(site_packages(target))
     for script in (source / "bin").iterdir():
         if not script.is_symlink() and script.is_file():
             _copy_script(script, target / "bin" / script.name, source, target)
@@ -70,4 +74,4 @@ def _copy_bytecode(origin: Path, copy: Path) -> None:
 def _copy_script(origin: Path, copy: Path, old_prefix: Path, new_prefix: Path) -> None:
     content = origin.read_bytes()
     copy.resolve().write_bytes(content.replace(bytes(old_prefix) + b"/bin/python", bytes(new_prefix) + b"/bin/python"))
-    shutil.copymode(origin, copy)
+    copy.resolve().chmod(stat.S_IMODE(origin.stat().st_mode) | stat.S_IWUSR)  # uv may replace its content

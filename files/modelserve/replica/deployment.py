@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelserve.replica import exits, memory, print_compat, ray_compat, secret_variables
+from modelserve.replica import cpu_threads, exits, memory, print_compat, ray_compat, secret_variables
 from modelserve.replica.application import Application
 from modelserve.replica.health import Health
 from modelserve.replica.package import Backend
@@ -22,6 +22,7 @@ class Algorithm:
         application: the ASGI application that answers its requests.
         backend: the loaded backend.
         health: the judgement on this replica.
+        cpu_threads: the number of threads of its numeric libraries.
     """
 
     def __init__(self, args: dict[str, Any]) -> None:
@@ -40,6 +41,9 @@ class Algorithm:
         exits.report_exits(logger.error)
         memory.start(parsed.memory_limit, logger.error)
         secret_variables.set_variables(parsed)
+        reserved, own = ray_compat.reserved_cpus(), ray_compat.own_variables()
+        self.cpu_threads = cpu_threads.set_variables(parsed.cpu_threads, reserved, own)
+        logger.info(f"CPU threads: {self.cpu_threads}")
         self.backend = Backend(parsed)
         self.health = Health(
             self.backend.runner.running,

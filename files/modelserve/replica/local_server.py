@@ -30,9 +30,14 @@ HOST = "127.0.0.1"
 
 
 class LocalApplication:
-    """An ASGI application: the algorithm below its route, as Serve calls it."""
+    """An ASGI application: the algorithm below its route, as Serve calls it.
+
+    Attributes:
+        cpu_threads: the number of CPU threads of the algorithm's numeric libraries.
+    """
 
     def __init__(self, algorithm: Algorithm, route: str) -> None:
+        self.cpu_threads = algorithm.cpu_threads
         self._application = algorithm.application
         self._route = route
 
@@ -104,10 +109,11 @@ async def serve(arguments: LocalServerArgs) -> None:
     listener = listen(arguments.port)
     url = f"http://{HOST}:{arguments.port}{arguments.route}"
     command = curl_command(arguments.app.methods[0], url, arguments.config.warmup or {})
-    ready = json.dumps({"ok": True, "url": url, "try": command})
     async with load(arguments.app, arguments.config, arguments.route) as application:
         server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
-        print(ready if arguments.as_json else f"answering until Ctrl-C; try:\n{command}", flush=True)
+        ready = {"ok": True, "url": url, "try": command, "cpu_threads": application.cpu_threads}
+        text = f"answering until Ctrl-C, CPU threads: {application.cpu_threads}; try:\n{command}"
+        print(json.dumps(ready) if arguments.as_json else text, flush=True)
         await server.serve([listener])
 
 

@@ -18,6 +18,7 @@ from modelserve.replica.inference import runs_on_loop
 from modelserve.replica.legacy import LegacyBackend, json_request
 from modelserve.replica.loader import load_class, model_path
 from modelserve.replica.threads import InferenceThreads
+from modelserve.replica.written_files import explained
 from modelserve.serve.contract import AppArgs
 from modelserve.store import integrity
 
@@ -40,21 +41,14 @@ class Backend:
         Raises:
             ValueError: a model in the store is not the one that was deployed.
             TypeError: the section has a ``batch_size``, and the class cannot take a batch.
+            PermissionError: the package writes into its own files.
             Exception: whatever importing the package or loading the model raises.
         """
         for model in args.models:
             integrity.require_integrity(model)
         threads = InferenceThreads()
-        loaded = threads.call(load_class, args.name, args.package, args.backend)
-        if args.batch_size > 1 and not issubclass(loaded, AlgoBackend):
-            raise TypeError(
-                f"batch_size = {args.batch_size}, but {args.backend} is no modelserve.AlgoBackend: derive it, "
-                "or remove batch_size from the section"
-            )
-        if issubclass(loaded, AlgoBackend) and runs_on_loop(loaded._model_inference):
-            self.instance = loaded(model_path(args.models))
-        else:
-            self.instance = threads.call(loaded, model_path(args.models))
+        with explained(args.package):
+            self.instance = self._load(args, threads)
         if args.batch_size > 1:
             self.instance.batch_requests(args.batch_size, args.batch_wait)
         self._method = args.methods[0]
@@ -65,6 +59,19 @@ class Backend:
             if isinstance(self.instance, AlgoBackend)
             else LegacyBackend(self.instance, threads)
         )
+
+    @staticmethod
+    def _load(args: AppArgs, threads: InferenceThreads) -> Any:
+        """Return an object of the package's class."""
+        loaded = threads.call(load_class, args.name, args.package, args.backend)
+        if args.batch_size > 1 and not issubclass(loaded, AlgoBackend):
+            raise TypeError(
+                f"batch_size = {args.batch_size}, but {args.backend} is no modelserve.AlgoBackend: derive it, "
+                "or remove batch_size from the section"
+            )
+        if issubclass(loaded, AlgoBackend) and runs_on_loop(loaded._model_inference):
+            return loaded(model_path(args.models))
+        return threads.call(loaded, model_path(args.models))
 
     @property
     def takes_sub_paths(self) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import socket
 import sys
 from collections import defaultdict, deque
+from collections.abc import Collection
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -137,6 +139,25 @@ def check_health_now() -> None:
     with contextlib.suppress(Exception):  # Serve's own check follows within seconds
         check = ray.get_runtime_context().current_actor.check_health.remote()
         check.future().add_done_callback(lambda outcome: outcome.exception())  # else Ray logs it as unhandled
+
+
+def reserved_cpus() -> float:
+    """Return the CPU cores that this replica reserves; 0 for none, and outside a replica."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return 0
+    return float(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
+
+
+def own_variables() -> Collection[str]:
+    """Return the names of the environment variables that the section sets; outside a replica all that there are.
+
+    Ray adds to a replica's environment what the section does not set.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return frozenset(os.environ)
+    return frozenset(ray.get_runtime_context().runtime_env.get("env_vars") or ())
 
 
 def as_ingress(deployment: type, module: str) -> type:

@@ -29,7 +29,7 @@ def try_once(app: AppArgs, params: dict[str, Any]) -> dict[str, Any]:
         params: the request.
 
     Returns:
-        ``answer``, and the durations ``load_s`` and ``answer_s`` in seconds.
+        ``answer``, the durations ``load_s`` and ``answer_s`` in seconds, and the number ``cpu_threads``.
 
     Raises:
         Exception: whatever loading raises.
@@ -48,7 +48,12 @@ async def _try_once(app: AppArgs, params: dict[str, Any]) -> dict[str, Any]:
         answer = await algorithm.backend.warm_up(params)
         answered = time.perf_counter()
         await algorithm.check_health()
-    return {"answer": answer, "load_s": loaded - started, "answer_s": answered - loaded}
+    return {
+        "answer": answer,
+        "load_s": loaded - started,
+        "answer_s": answered - loaded,
+        "cpu_threads": algorithm.cpu_threads,
+    }
 
 
 def main(argument: str) -> int:

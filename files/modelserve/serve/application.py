@@ -346,6 +346,7 @@ def args_of(
         batch_wait=section.batch_wait,
         memory_limit=section.memory_limit,
         secrets=dict(secrets or {}),
+        cpu_threads=section.cpu_threads or 0,
     )
 
 

@@ -16,6 +16,8 @@ QUEUED_HEADER = "X-Modelserve-Queued"
 UNHEALTHY_LINE = "replica is unhealthy: "
 MEMORY_LINE = "the node's memory is nearly full: "
 EXIT_LINE = "replica ends itself with exit code "
+# The variable by which numeric libraries know their number of threads.
+OMP = "OMP_NUM_THREADS"
 
 
 class Secret(BaseModel):
@@ -46,6 +48,7 @@ class AppArgs(BaseModel):
         memory_limit: largest memory of a replica in bytes, above which it ends; 0: no limit.
         configured: whether the section has a ``user_config``; removing it needs replicas that never had one.
         secrets: by environment variable: the secret that is its value.
+        cpu_threads: threads of its numeric libraries; 0: the replica decides by its node.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +63,7 @@ class AppArgs(BaseModel):
     batch_wait: float = 0.01
     memory_limit: int = 0
     secrets: dict[str, Secret] = {}
+    cpu_threads: int = 0
 
     @property
     def secrets_id(self) -> str:
@@ -73,7 +77,7 @@ class AppArgs(BaseModel):
         An option that a section does not use is left out: a new option of modelserve must not restart replicas.
         """
         unused = set() if self.batch_size > 1 else {"batch_size", "batch_wait"}
-        unused |= {option for option in ("memory_limit", "secrets") if not getattr(self, option)}
+        unused |= {option for option in ("memory_limit", "secrets", "cpu_threads") if not getattr(self, option)}
         return self.model_dump(exclude=unused)
 
 
@@ -108,3 +112,21 @@ class UserConfig(BaseModel):
             **{key: value for key, value in limits.items() if value is not None},
             **({"retry_unanswered": True} if self.retry_unanswered else {}),
         }
+
+
+def cpu_threads_of(listed: str, threads: int, reserved_cpus: float, cores: int, replicas_per_node: int) -> int:
+    """Return the number of CPU threads of a replica's numeric libraries.
+
+    Args:
+        listed: ``OMP_NUM_THREADS`` of the section; empty without it.
+        threads: ``cpu_threads`` of the section; 0 without it.
+        reserved_cpus: ``cpu_cost`` of the section; 0 without it.
+        cores: cores of the replica's node.
+        replicas_per_node: replicas of all sections per node of the cluster.
+    """
+    first = listed.split(",")[0].strip()  # OpenMP takes a list: the first number is that of a thread's own region
+    if first.isdecimal() and int(first):
+        return int(first)
+    if threads or reserved_cpus:
+        return threads or max(1, int(reserved_cpus))
+    return max(1, cores // max(1, replicas_per_node))

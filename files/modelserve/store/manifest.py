@@ -67,6 +67,8 @@ class Manifest(BaseModel):
         needed: entries to have before joining, in the order to fetch them.
         kept: paths of all entries that something refers to; the others may be removed.
         sets: by the path of their common directory, the paths of models that are named together.
+        replicas_per_node: replicas of all applications, divided by the nodes; 0: unknown. Replicas share a node's cores
+            by it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -75,6 +77,13 @@ class Manifest(BaseModel):
     needed: tuple[Content, ...] = ()
     kept: tuple[str, ...] = ()
     sets: dict[str, tuple[str, ...]] = {}
+    replicas_per_node: int = 0
+
+    @property
+    def cores_shared_by(self) -> int:
+        """The replicas that share a node's cores, at least 1, as :mod:`modelserve.replica.cpu_threads` counts them."""
+        packages = sum(content.path.startswith("pkg/") for content in self.needed)
+        return max(1, self.replicas_per_node or packages)
 
     @classmethod
     def load(cls, file: Path) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from modelserve import hashing
 from modelserve.errors import UserError
 from modelserve.store import integrity
 from modelserve.store.hash_cache import HashCache
-from modelserve.util import disk
+from modelserve.util import disk, read_only
 from modelserve.util.files import copy
 from modelserve.util.progress import Meter, Progress
 
@@ -140,9 +139,9 @@ def stamp(model: Path, files: Mapping[str, str]) -> None:
 
 
 def remove(model: Path) -> None:
-    """Remove a file or a directory, if it exists."""
+    """Remove a file or a directory, if it exists; a directory may be protected."""
     if model.is_dir():
-        shutil.rmtree(model)
+        read_only.remove(model)
     else:
         model.unlink(missing_ok=True)
 

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modelserve import hashing
+from modelserve.config import sources
 from modelserve.errors import UserError
 from modelserve.store import integrity, joined
 from modelserve.store.hash_cache import HashCache
 from modelserve.store.model_store import Listing, ModelStore
+from modelserve.util import bytecode, read_only
 from modelserve.util.disk import space_for
 from modelserve.util.files import write_atomically
 from modelserve.util.progress import Progress, ignore
@@ -47,18 +49,30 @@ class Store:
         self._model_store = ModelStore(self.models, HashCache(root / "model_hashes.json"), progress)
 
     def package_path(self, name: str, source: Path) -> Path:
-        """Return the path of a package with the content that ``source`` has now."""
-        return self.root / "pkg" / f"{name}-{hashing.of_tree(source)}"
+        """Return the path of a package with the content that ``source`` has now.
+
+        Raises:
+            UserError: a link in it leads to nothing or into a circle.
+        """
+        return self.root / "pkg" / f"{name}-{sources.hash_of(source)}"
 
     def add_package(self, name: str, source: Path) -> Path:
-        """Copy a package into the store, unless it is there, and return its directory."""
+        """Copy a package into the store, unless it is there, and return its directory, in which nothing can be written.
+
+        Raises:
+            UserError: as :meth:`package_path`, or a file was written to while it was copied.
+        """
         target = self.package_path(name, source)
         if not target.is_dir():
             with self._temporary(target) as temporary:
-                for path in hashing.tree_files(source):
-                    copy = temporary / path.relative_to(source)
+                for file, path in sources.files(source).items():
+                    copy = temporary / file
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, copy)
+                if f"{name}-{hashing.of_tree(temporary)}" != target.name:
+                    raise UserError(f"{source} was written to while it was copied", "Apply again")
+                bytecode.compile_tree(temporary, target)
+                read_only.protect(temporary)
         return target
 
     def model_path(self, source: Path, name: str = "") -> Path:
@@ -112,10 +126,12 @@ class Store:
 
     @staticmethod
     def complete(env: Path, record: dict[str, object]) -> None:
-        """Write the record that makes an environment complete."""
+        """Take the write permissions from an environment, and write the record that makes it complete."""
         # An earlier build of that name had other bytes.
         env.with_name(f".{env.name}.hash").unlink(missing_ok=True)
-        write_atomically(env / ENVIRONMENT_RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        read_only.protect(env, but_root=True)
+        write_atomically(env / ENVIRONMENT_RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n", 0o444)
+        read_only.protect_one(env)
 
     def hash_of(self, path: str) -> str:
         """Return the content hash of an entry.
@@ -157,7 +173,7 @@ class Store:
         """
         stay = {"/".join(path.split("/")[:2]) for path in kept}
         for interrupted in self.root.glob("*/.removed-*"):
-            shutil.rmtree(interrupted, ignore_errors=True)
+            read_only.remove(interrupted)
         unneeded = [
             path
             for kind in KINDS
@@ -170,7 +186,7 @@ class Store:
             path.rename(renamed)
             # A link that goes changes the time of the file, which other models and sets have, too.
             with integrity.stamps_kept(self.models, _linked_files(renamed)):
-                shutil.rmtree(renamed, ignore_errors=True)
+                read_only.remove(renamed)
             path.with_name(f".{path.name}.hash").unlink(missing_ok=True)
         return [f"{path.parent.name}/{path.name}" for path in unneeded]
 
@@ -190,13 +206,13 @@ class Store:
     def _temporary(self, target: Path) -> Iterator[Path]:
         """Yield a directory that becomes ``target`` when all went well."""
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
+        read_only.remove(temporary)
         temporary.mkdir(parents=True)
         try:
             yield temporary
             temporary.rename(target)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            read_only.remove(temporary)
 
 
 def _linked_files(entry: Path) -> list[Path]:

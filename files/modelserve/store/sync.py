@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from modelserve.store.manifest import Content, Manifest, Versions
 from modelserve.store.model_store import remove, stamp
 from modelserve.store.rsync_server import FILES_MODULE, MODULE, PORT, USER
 from modelserve.store.store import Store
+from modelserve.util import read_only
 from modelserve.util.disk import free_space, no_space, size_text, space_for
 from modelserve.util.endpoints import endpoint
 from modelserve.util.files import locked
@@ -165,7 +165,7 @@ class StoreClient:
                 self._store.join_models([self._store.root / model for model in models])
             if published.kept:
                 for unneeded in self._store.root.glob("*/.pull-*"):  # all that is needed is complete
-                    shutil.rmtree(unneeded, ignore_errors=True)
+                    read_only.remove(unneeded)
                 self._store.collect_garbage([*published.kept, *(content.path for content in published.needed)])
             return fetched
 
@@ -186,6 +186,8 @@ class StoreClient:
             content_hash = _hash_of(content, temporary, files)
             if content_hash == content.hash:
                 remove(target)
+                if not content.path.startswith("model/"):
+                    read_only.protect(temporary)
                 temporary.rename(target)
                 if content.path.startswith("model/"):
                     stamp(target, files)
@@ -211,7 +213,9 @@ class StoreClient:
         with integrity.stamps_kept(self._store.models, linked):
             source = content.path if is_file else content.path + "/"
             try:
-                self._rsync(MODULE, source, temporary, *(f"--link-dest={path}" for path in earlier))
+                # A directory gets its last permissions here: rsync writes into it first.
+                writable = [] if content.path.startswith("model/") else ["--chmod=Du+w"]
+                self._rsync(MODULE, source, temporary, *writable, *(f"--link-dest={path}" for path in earlier))
             except FullError:
                 remove(temporary)  # what runs here needs the space more
                 raise
