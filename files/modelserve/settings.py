@@ -40,6 +40,7 @@ class Settings(BaseModel):
         serve_port: the port of Serve's own proxy on the head; fixed for a cluster's life.
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
+        index_strategy: which of several package indexes uv takes a package from; empty: the first that has it.
         proxy_environment: variables of an HTTP proxy for what fetches packages; empty: there is none.
         deploy_timeout_s: seconds without progress after which a deployment is given up.
         scheduling_timeout_s: seconds that a new replica may wait for capacity that nothing frees.
@@ -71,6 +72,7 @@ class Settings(BaseModel):
     serve_port: int = 8000
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
+    index_strategy: str = ""
     proxy_environment: dict[str, str] = {}
     deploy_timeout_s: float = 600
     scheduling_timeout_s: float = Field(30, validation_alias=AliasChoices("scheduling_timeout_s", "room_timeout_s"))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from modelserve.environments import packages, uv
+from modelserve.environments import install, packages, uv
 from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, EnvironmentResolver, pinned
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
@@ -90,10 +90,9 @@ class EnvironmentBuilder:
             raise UserError(Problem(message, fix, f"algopkg/{environment.name}/environment.yml")) from error
 
     def _install_python(self, environment: Environment) -> None:
-        lock = environment.path / "requirements.lock"
-        lock.write_text(environment.lock)
-        command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment)), "-r", str(lock)]
-        result = uv.run(command, self._settings, self._store)
+        (environment.path / "requirements.lock").write_text(environment.lock)
+        command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment))]
+        result = install.install(command, environment, self._settings, self._store)
         if result.returncode != 0:
             file = f"algopkg/{environment.name}/requirements.txt"
             message = "packages cannot be installed: " + uv.one_line(result.stderr)
