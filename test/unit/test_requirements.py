@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from modelserve import hashing
 from modelserve.environments import inputs, requirements
+from modelserve.environments.inputs import Inputs
+from modelserve.environments.listed import Listed
 from modelserve.environments.local import PLACEHOLDER
 from modelserve.errors import UserError
 
@@ -19,9 +21,14 @@ def read(package: Path) -> list[str]:
 
 def refusal(package: Path) -> str:
     with pytest.raises(UserError) as caught:
-        inputs.read(requirements.read(package / "requirements.txt", SHOWN), (), package, hashing.of_file)
+        full(package)
     (line,) = str(caught.value).splitlines()
     return line
+
+
+def full(package: Path) -> Inputs:
+    lines = requirements.read(package / "requirements.txt", SHOWN)
+    return inputs.read(Listed(tuple(lines)), (), package, hashing.of_file)
 
 
 def write(package: Path, **files: str) -> None:
@@ -151,8 +158,7 @@ def test_a_password_is_refused_without_showing_it(tmp_path: Path, url: str) -> N
 
 def test_a_user_of_ssh_is_no_password(tmp_path: Path) -> None:
     write(tmp_path, requirements="git+ssh://git@example.org/x.git\n")
-    lines = requirements.read(tmp_path / "requirements.txt", SHOWN)
-    assert inputs.read(lines, (), tmp_path, hashing.of_file).facts("") == []
+    assert full(tmp_path).facts("") == []
 
 
 def test_lines_of_conda_are_explained_in_one(tmp_path: Path) -> None:
@@ -189,20 +195,19 @@ def test_a_path_without_a_package_is_named(tmp_path: Path, line: str, message: s
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("./x-1-py3-none-any.whl", "{}/x-1-py3-none-any.whl"),
-        ("./x-1-py3-none-any.whl ; python_version > '3'", "{}/x-1-py3-none-any.whl ; python_version > '3'"),
-        ("x-1-py3-none-any.whl --hash=sha256:00", "{}/x-1-py3-none-any.whl --hash=sha256:00"),
+        ("./x-1-py3-none-any.whl", "file://{}/x-1-py3-none-any.whl"),
+        ("./x-1-py3-none-any.whl ; python_version > '3'", "file://{}/x-1-py3-none-any.whl ; python_version > '3'"),
+        ("x-1-py3-none-any.whl --hash=sha256:00", "file://{}/x-1-py3-none-any.whl --hash=sha256:00"),
         ("x@./x-1-py3-none-any.whl", "x @ file://{}/x-1-py3-none-any.whl"),
         ("x[a, b] @ file:x-1-py3-none-any.whl#sha256=00", "x[a, b] @ file://{}/x-1-py3-none-any.whl#sha256=00"),
-        ("file:///${{PROJECT_ROOT}}/x-1-py3-none-any.whl", "{}/x-1-py3-none-any.whl"),
+        ("file:///${{PROJECT_ROOT}}/x-1-py3-none-any.whl", "file://{}/x-1-py3-none-any.whl"),
     ],
 )
 def test_a_line_names_the_content_of_its_file(tmp_path: Path, line: str, expected: str) -> None:
     file = tmp_path / "x-1-py3-none-any.whl"
     file.write_bytes(b"x")
     write(tmp_path, requirements=line.format() + "\n")
-    lines = requirements.read(tmp_path / "requirements.txt", SHOWN)
-    found = inputs.read(lines, (), tmp_path, hashing.of_file)
+    found = full(tmp_path)
     directory = f"{PLACEHOLDER}/{hashing.of_file(file)[:12]}"
     assert list(found.texts.values()) == [expected.replace("{}", directory)]
 
@@ -221,8 +226,7 @@ def test_a_line_names_the_content_of_its_file(tmp_path: Path, line: str, expecte
 )
 def test_what_comes_from_elsewhere_is_left_to_uv(tmp_path: Path, line: str) -> None:
     write(tmp_path, requirements=f"{line}\n")
-    lines = requirements.read(tmp_path / "requirements.txt", SHOWN)
-    found = inputs.read(lines, (), tmp_path, hashing.of_file)
+    found = full(tmp_path)
     assert list(found.texts.values()) == [line.partition(" # ")[0].removeprefix("-e ")]
     assert found.facts("") == []
 
@@ -234,8 +238,7 @@ def test_options_are_read_as_pip_reads_them(tmp_path: Path) -> None:
         requirements="--pre --prefer-binary\n-i https://a.example/simple --extra-index-url=https://b.example\n"
         "--trusted-host b.example\n--no-binary a,b\n--only-binary :all:\n-fhttps://c.example/links\n",
     )
-    lines = requirements.read(tmp_path / "requirements.txt", SHOWN)
-    found = inputs.read(lines, (), tmp_path, hashing.of_file).options
+    found = full(tmp_path).options
     assert found.prerelease
     assert found.lines == (
         "--index-url https://a.example/simple",

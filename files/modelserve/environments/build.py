@@ -54,7 +54,7 @@ class EnvironmentBuilder:
         if self._store.is_complete(environment.path):
             return
         started = time.monotonic()
-        progress(f"environment {environment.path.name}: building")
+        progress(f"environment {environment.path.name}: building" + (environment.note and f" ({environment.note})"))
         shutil.rmtree(environment.path, ignore_errors=True)  # of an interrupted build
         try:
             self._install_conda(environment)

@@ -33,7 +33,7 @@ def resolution_problem(
         asked: the requirements.
         staging: the staging directory, whose paths mean nothing to a reader.
     """
-    file = f"algopkg/{name}/requirements.txt"
+    file = asked.listed.shown if asked else f"algopkg/{name}/requirements.txt"
     lines = [line for line in (*asked.lines, *asked.conda_lines) if line in asked.texts] if asked else []
     text = uv.one_line(_readable(stderr, asked, staging) if asked and staging else stderr)
     problem = uv.unreachable(stderr, settings, file) or _invalid(stderr, lines) or _without_git(stderr, lines)
@@ -81,6 +81,6 @@ def _without_git(stderr: str, lines: Sequence[Line]) -> Problem | None:
 def _readable(stderr: str, asked: Inputs, staging: Path) -> str:
     """Return uv's explanation with the paths that the requirements have."""
     for content in asked.locals:
-        staged = content.path.replace(local.PLACEHOLDER, str(staging))
-        stderr = stderr.replace(f"file://{staged}", content.shown).replace(staged, content.shown)
+        for path in (content.url, content.path):
+            stderr = stderr.replace(path.replace(local.PLACEHOLDER, str(staging)), content.shown)
     return stderr

@@ -50,10 +50,12 @@ def _kept(found: re.Match[str], line: Line) -> list[str]:
 
 
 def _name(text: str) -> str:
-    """Return the name of a requirement with hashes; nothing for others."""
+    """Return the name of a requirement with hashes; nothing for others, and for one that this Python does not need."""
     if not _HASH.search(text):
         return ""
     try:
-        return canonicalize_name(Requirement(re.split(r"\s--hash", text)[0]).name)
+        requirement = Requirement(re.split(r"\s--hash", text)[0])
+        holds = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        return canonicalize_name(requirement.name) if holds else ""
     except InvalidRequirement:
         return ""

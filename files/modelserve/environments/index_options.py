@@ -65,7 +65,7 @@ def read(lines: Iterable[Line], project: Path, sha256: Callable[[Path], str]) ->
             elif option in (*_INDEXES, "--find-links"):
                 content = _content(option, value, line, project, sha256)
                 locals_ += [content] if content else []
-                written.append(f"{option} {_url(option, value, line, content)}")
+                written.append(f"{option} {_url(value, line, content)}")
             elif option == _TRUSTED:
                 written.append(f"{option} {value}")
             elif option not in ("--pre", *_WITHOUT_EFFECT):
@@ -120,9 +120,9 @@ def _content(option: str, value: str, line: Line, project: Path, sha256: Callabl
     return local.index(line, value, sha256) if path.is_relative_to(project.resolve()) else None
 
 
-def _url(option: str, value: str, line: Line, content: Local | None) -> str:
+def _url(value: str, line: Line, content: Local | None) -> str:
     if content is None:
         if re.match(r"[a-z][a-z0-9+.-]*:", value, re.IGNORECASE):
             return value
         return (line.directory / value).resolve().as_uri()
-    return content.path if option == "--find-links" else f"file://{content.path}"
+    return content.url

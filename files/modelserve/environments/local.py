@@ -63,7 +63,12 @@ class Local:
     @property
     def path(self) -> str:
         """Return its path in a lock."""
-        return f"{PLACEHOLDER}/{self.digest}/{quote(self.source.name)}"
+        return f"{PLACEHOLDER}/{self.digest}/{self.source.name}"
+
+    @property
+    def url(self) -> str:
+        """Return its URL in a lock."""
+        return f"file://{PLACEHOLDER}/{self.digest}/{quote(self.source.name, safe='+')}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class Reference:
 
     def text(self, local: Local) -> str:
         """Return the line as a lock has it, as of :func:`not_editable`."""
-        return f"{self.before}{'file://' if self.before else ''}{local.path}{self.after}"
+        is_path = not self.before and self.after.startswith("[")  # uv reads no extras after a URL
+        return f"{self.before}{local.path if is_path else local.url}{self.after}"
 
 
 def reference(line: Line) -> Reference | None:

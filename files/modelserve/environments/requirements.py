@@ -59,6 +59,11 @@ def read(file: Path, shown: str) -> list[Line]:
     return list(_expanded(_numbered(text.read(file, shown)), file.parent, shown, (file.resolve(),), False))
 
 
+def of_text(content: str, directory: Path, shown: str) -> list[Line]:
+    """Return the lines of a requirement file's text, as :func:`read`."""
+    return list(_expanded(_numbered(content), directory, shown, (), False))
+
+
 def with_includes(lines: Iterable[str], directory: Path, shown: str) -> list[Line]:
     """Return requirement lines that stand in another file, each include followed by its own lines, as :func:`read`."""
     return list(_expanded(enumerate(lines, 1), directory, shown, (), False))

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserve import hashing
-from modelserve.environments import conda_file, failures, hashes, index_options, inputs, local, requirements, uv
+from modelserve.environments import (
+    conda_file,
+    failures,
+    hashes,
+    index_options,
+    inputs,
+    listed,
+    local,
+    project_file,
+    requirements,
+    uv,
+)
 from modelserve.environments.inputs import Inputs
 from modelserve.environments.local import Local
 from modelserve.errors import UserError
@@ -37,6 +48,7 @@ class Environment:
         specs: conda specs beside Python, from ``environment.yml``.
         channels: conda channels, the first with priority.
         locals: files and directories that the lock names by their content.
+        note: what a user should know about its making.
     """
 
     name: str
@@ -45,6 +57,7 @@ class Environment:
     specs: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     locals: tuple[Local, ...] = ()
+    note: str = ""
 
 
 class EnvironmentResolver:
@@ -67,19 +80,20 @@ class EnvironmentResolver:
 
         Args:
             name: the package's name.
-            package: its directory, with ``requirements.txt`` and ``environment.yml``, both optional.
+            package: its directory, with ``requirements.txt`` or ``pyproject.toml``, and ``environment.yml``, all
+                optional.
 
         Raises:
             UserError: the requirements contradict each other or the cluster, or a package is not available.
         """
         shown = f"algopkg/{name}/environment.yml"
-        listed = requirements.read(package / "requirements.txt", f"algopkg/{name}/requirements.txt")
+        found = listed.read(package, f"algopkg/{name}", self._settings, self._store)
         conda = conda_file.read(package / "environment.yml", shown)
-        if not listed and not conda.specs and not conda.pip:
+        if not found.lines and not found.indexed and not conda.specs and not conda.pip:
             return self.base()
         channels = (str(IMAGE_CHANNEL), *self._settings.conda_channels, *conda.channels)
         listed_by_conda = requirements.with_includes(conda.pip, package, shown)
-        asked = inputs.read(listed, listed_by_conda, package, self._store.sha256)
+        asked = inputs.read(found, listed_by_conda, package, self._store.sha256)
         # The names of locks and environments hold this value: another form resolves and builds each of them again.
         texts = [[line.text for line in lines] for lines in (asked.lines, asked.conda_lines)]
         facts = asked.facts(self._settings.index_strategy)
@@ -89,7 +103,7 @@ class EnvironmentResolver:
             write_atomically(lock_file, self._resolve(name, asked))
         lock = lock_file.read_text()
         path = self._store.env_path(name, self._environment_hash(lock, conda.specs, channels))
-        return Environment(name, path, lock, conda.specs, channels, asked.locals)
+        return Environment(name, path, lock, conda.specs, channels, asked.locals, found.note)
 
     def _environment_hash(self, lock: str, specs: tuple[str, ...], channels: tuple[str, ...]) -> str:
         return hashing.of_value([lock, self._base_lock, specs, channels, platform.python_version(), platform.machine()])
@@ -109,6 +123,7 @@ class EnvironmentResolver:
             command = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"]
             command += ["--no-python-downloads", "--python", sys.executable, "--output-file", str(output)]
             command += ["--prerelease", "allow"] * asked.options.prerelease
+            command += ["--index-strategy", "unsafe-best-match"] * asked.listed.is_locked
             command += index_options.arguments(asked.options.lines)
             command += _written(asked, cluster, work, staging)
             own_index = index_options.has_own_index(asked.options.lines)
@@ -130,6 +145,9 @@ def _written(asked: Inputs, cluster: dict[str, str], work: Path, staging: Path) 
     _write_lines(work / "requirements.txt", asked.requirements(asked.lines, staging))
     arguments = [str(work / "base.in"), str(work / "requirements.txt")]
     limits = asked.requirements((*asked.lines, *asked.conda_lines), staging, constraint=True)
+    if asked.listed.indexed:
+        (work / project_file.NAME).write_text(inputs.staged(asked.listed.indexed, staging), encoding="utf-8")
+        arguments.append(str(work / project_file.NAME))
     if limits:
         _write_lines(work / "constraints.txt", limits)
         arguments += ["--constraints", str(work / "constraints.txt")]
@@ -142,7 +160,7 @@ def _write_lines(file: Path, lines: list[str]) -> None:
 
 def _lock(output: Path, asked: Inputs, staging: Path) -> str:
     """Return the lock: the options, then what uv resolved, without paths of this machine."""
-    options = "".join(f"{line}\n" for line in asked.options.lines)
+    options = "".join(f"{line}\n" for line in asked.lock_options)
     return options + inputs.unstaged(hashes.restricted(output.read_text(), asked), staging)
 
 

@@ -62,13 +62,16 @@ def run(
 
 
 def unreachable(text: str, settings: Settings, file: str) -> Problem | None:
-    """Return that no package index is reached, with the proxy between; None where uv failed for another reason.
+    """Return that a package index is not reached or wants a password; None where uv failed for another reason.
 
     Args:
         text: uv's explanation.
         settings: name the index and the proxy.
         file: what the problem is about.
     """
+    if refused := re.search(r"401 Unauthorized|403 Forbidden", text):
+        fix = f"Set the secret {credentials.NETRC} of modelserve_secrets: machine HOST login USER password PASSWORD"
+        return Problem(f"a package index wants another user or password ({refused[0]}): {one_line(text)}", fix, file)
     if "error sending request" not in text:
         return None
     causes = re.findall(r"^\W*(?:cause|Caused by): (.+)", text, re.MULTILINE) or [one_line(text)]
