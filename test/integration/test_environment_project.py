@@ -67,7 +67,7 @@ def test_a_stale_lock_is_one_line(machine: Machine) -> None:
     assert machine.run(OTHER) == "1.0"
 
 
-@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("locked", [pytest.param(False, marks=pytest.mark.long), True])
 def test_sources_are_uv_s(machine: Machine, tmp_path: Path, locked: bool) -> None:
     wheel(machine.package / "wheels", "zzwheel", "1.0")
     source_tree(machine.package / "lib", "zzlocal", "VERSION = 'first'")
@@ -91,6 +91,7 @@ def test_sources_are_uv_s(machine: Machine, tmp_path: Path, locked: bool) -> Non
     assert machine.run(VERSION) == "second"
 
 
+@pytest.mark.long
 def test_requirements_txt_counts_where_both_are(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     write(machine, "other<2")
     machine.write("requirements.txt", "other\n")
