@@ -40,6 +40,7 @@ class Settings(BaseModel):
         serve_port: the port of Serve's own proxy on the head; fixed for a cluster's life.
         conda_channels: channels beside the image's own, first wins.
         index_url: Python package index for environments; empty means the tool's default.
+        index_strategy: which of several package indexes uv takes a package from; empty: the first that has it.
         proxy_environment: variables of an HTTP proxy for what fetches packages; empty: there is none.
         models_environment: variables of the environment for what fetches models on the head.
         models_secrets: further ones, each with the name of the secret that has its value.
@@ -73,6 +74,7 @@ class Settings(BaseModel):
     serve_port: int = 8000
     conda_channels: tuple[str, ...] = ()
     index_url: str = ""
+    index_strategy: str = ""
     proxy_environment: dict[str, str] = {}
     models_environment: dict[str, str] = {}
     models_secrets: dict[str, str] = {}

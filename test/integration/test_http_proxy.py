@@ -28,14 +28,14 @@ pytestmark = pytest.mark.skipif(
 # Runs uv as the controller does, with the settings of a data directory.
 UV = """\
 import pathlib, sys
-from modelserve.environments import resolve, uv
+from modelserve.environments import failures, uv
 from modelserve.settings import Settings
 from modelserve.store.store import Store
 uv.IMAGE_PREFIX = pathlib.Path(sys.argv[1])
 settings = Settings.load(sys.argv[2])
 result = uv.run(sys.argv[3:], settings, Store(settings.home / "store"))
 if result.returncode:
-    sys.exit(str(resolve.resolution_problem("Echo", result.stderr, {}, settings)))
+    sys.exit(str(failures.resolution_problem("Echo", result.stderr, {}, settings)))
 print(result.stdout)
 """
 # Requests by the environment's proxies: to stubs on the host's own addresses, then to one beyond it.

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from modelserve.environments import resolve, uv
+from modelserve.environments import failures, uv
 from modelserve.settings import Settings
 from modelserve.store.store import Store
 from modelserve.util.proxies import proxied, without_proxies
@@ -101,14 +101,14 @@ error: Request failed after 3 retries in 9.6s
 
 def test_an_index_behind_a_proxy_that_fails_is_one_line_without_the_password() -> None:
     settings = Settings(proxy_environment=LOOKUP.environment("", PROXY, []))
-    problem = resolve.resolution_problem("Echo", REFUSED, {"ray": "2.60.0"}, settings)
+    problem = failures.resolution_problem("Echo", REFUSED, {"ray": "2.60.0"}, settings)
     (line,) = str(problem).splitlines()
     assert line == (
         "algopkg/Echo/requirements.txt: the package index is not reachable through the proxy proxy.example:3128: "
         "Failed to fetch: https://pypi.example/simple/six/: Connection refused (os error 111). "
         "Correct modelserve_https_proxy, or let the head reach it"
     )
-    direct = resolve.resolution_problem("Echo", REFUSED, {"ray": "2.60.0"}, Settings())
+    direct = failures.resolution_problem("Echo", REFUSED, {"ray": "2.60.0"}, Settings())
     assert "the package index is not reachable: Failed to fetch" in str(direct)
     assert "modelserve_http_proxy" in direct.fix
 

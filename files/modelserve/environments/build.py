@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelserve.config import debian_hints
-from modelserve.environments import packages, uv
+from modelserve.environments import install, packages, uv
 from modelserve.environments.resolve import CLUSTER_PACKAGES, Environment, EnvironmentResolver, pinned
 from modelserve.errors import Problem, UserError
 from modelserve.settings import Settings
@@ -54,7 +54,7 @@ class EnvironmentBuilder:
         if self._store.is_complete(environment.path):
             return
         started = time.monotonic()
-        progress(f"environment {environment.path.name}: building")
+        progress(f"environment {environment.path.name}: building" + (environment.note and f" ({environment.note})"))
         read_only.remove(environment.path)  # of an interrupted build
         try:
             self._install_conda(environment)
@@ -94,10 +94,9 @@ class EnvironmentBuilder:
             raise UserError(Problem(message, fix, f"algopkg/{environment.name}/environment.yml")) from error
 
     def _install_python(self, environment: Environment) -> None:
-        lock = environment.path / "requirements.lock"
-        lock.write_text(environment.lock)
-        command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment)), "-r", str(lock)]
-        result = uv.run(command, self._settings, self._store)
+        (environment.path / "requirements.lock").write_text(environment.lock)
+        command = ["pip", "install", "--quiet", "--no-deps", "--python", str(_python(environment))]
+        result = install.install(command, environment, self._settings, self._store)
         if result.returncode != 0:
             file = f"algopkg/{environment.name}/requirements.txt"
             message = "packages cannot be installed: " + uv.one_line(result.stderr)

@@ -40,7 +40,7 @@ def read(file: Path, shown: str) -> CondaFile:
     if not file.exists():
         return CondaFile()
     try:
-        document = yaml.safe_load(file.read_text()) or {}
+        document = yaml.safe_load(file.read_bytes()) or {}
         dependencies = document.get("dependencies") or []
         pip = [line for item in dependencies if isinstance(item, dict) for line in item.get("pip") or []]
         specs = [str(item) for item in dependencies if not isinstance(item, dict)]

@@ -11,10 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelserve import hashing
-from modelserve.config import debian_hints
-from modelserve.environments import conda_file, requirements, uv
-from modelserve.environments.conda_file import CondaFile
-from modelserve.errors import Problem, UserError
+from modelserve.environments import (
+    conda_file,
+    failures,
+    hashes,
+    index_options,
+    inputs,
+    listed,
+    local,
+    project_file,
+    requirements,
+    uv,
+)
+from modelserve.environments.inputs import Inputs
+from modelserve.environments.local import Local
+from modelserve.errors import UserError
 from modelserve.settings import Settings
 from modelserve.store.store import Store
 from modelserve.util.files import write_atomically
@@ -33,9 +44,11 @@ class Environment:
     Attributes:
         name: the package it is for; ``AlgoExample`` for the base.
         path: its prefix, with its hash in the name.
-        lock: requirements with exact versions and hashes, as uv resolved them.
+        lock: requirements with exact versions and hashes, as uv resolved them, after the options to install them with.
         specs: conda specs beside Python, from ``environment.yml``.
         channels: conda channels, the first with priority.
+        locals: files and directories that the lock names by their content.
+        note: what a user should know about its making.
     """
 
     name: str
@@ -43,6 +56,8 @@ class Environment:
     lock: str
     specs: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    locals: tuple[Local, ...] = ()
+    note: str = ""
 
 
 class EnvironmentResolver:
@@ -65,79 +80,90 @@ class EnvironmentResolver:
 
         Args:
             name: the package's name.
-            package: its directory, with ``requirements.txt`` and ``environment.yml``, both optional.
+            package: its directory, with ``requirements.txt`` or ``pyproject.toml``, and ``environment.yml``, all
+                optional.
 
         Raises:
             UserError: the requirements contradict each other or the cluster, or a package is not available.
         """
         shown = f"algopkg/{name}/environment.yml"
-        listed = requirements.read(package / "requirements.txt", f"algopkg/{name}/requirements.txt")
+        found = listed.read(package, f"algopkg/{name}", self._settings, self._store)
         conda = conda_file.read(package / "environment.yml", shown)
-        if not listed and not conda.specs and not conda.pip:
+        if not found.lines and not found.indexed and not conda.specs and not conda.pip:
             return self.base()
         channels = (str(IMAGE_CHANNEL), *self._settings.conda_channels, *conda.channels)
         listed_by_conda = requirements.with_includes(conda.pip, package, shown)
+        asked = inputs.read(found, listed_by_conda, package, self._store.sha256)
         # The names of locks and environments hold this value: another form resolves and builds each of them again.
-        inputs = [listed, listed_by_conda, self._base_lock, platform.python_version(), platform.machine()]
-        lock_file = self._locks / f"{name}-{hashing.of_value(inputs)}.txt"
+        texts = [[line.text for line in lines] for lines in (asked.lines, asked.conda_lines)]
+        facts = asked.facts(self._settings.index_strategy)
+        identity = [*texts, self._base_lock, platform.python_version(), platform.machine(), *facts]
+        lock_file = self._locks / f"{name}-{hashing.of_value(identity)}.txt"
         if not lock_file.exists():
-            write_atomically(lock_file, self._resolve(name, package, conda))
+            write_atomically(lock_file, self._resolve(name, asked))
         lock = lock_file.read_text()
         path = self._store.env_path(name, self._environment_hash(lock, conda.specs, channels))
-        return Environment(name, path, lock, conda.specs, channels)
+        return Environment(name, path, lock, conda.specs, channels, asked.locals, found.note)
 
     def _environment_hash(self, lock: str, specs: tuple[str, ...], channels: tuple[str, ...]) -> str:
         return hashing.of_value([lock, self._base_lock, specs, channels, platform.python_version(), platform.machine()])
 
-    def _resolve(self, name: str, package: Path, conda: CondaFile) -> str:
+    def _resolve(self, name: str, asked: Inputs) -> str:
         work = self._locks / f".{name}.{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
+        staging = work / "local"
         try:
+            local.stage(asked.locals, staging)
             pins = pinned(self._base_lock)
-            cluster = [f"{package}=={pins[package]}" for package in CLUSTER_PACKAGES if package in pins]
-            of_conda = [requirements.absolute(line, package) for line in conda.pip]
-            (work / "base.in").write_text("\n".join([*BASE_REQUIREMENTS, *cluster, *of_conda]) + "\n")
+            cluster = {package: pins[package] for package in CLUSTER_PACKAGES if package in pins}
             # uv keeps versions of the output where the requirements allow: less to build, more to share.
             output = work / "lock.txt"
             output.write_text(self._base_lock)
-            inputs = [str(work / "base.in")]
-            if (package / "requirements.txt").exists():
-                inputs.append(str(package / "requirements.txt"))
             command = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"]
-            command += ["--no-python-downloads", "--python", sys.executable, "--output-file", str(output), *inputs]
-            result = uv.run(command, self._settings, self._store)
+            command += ["--no-python-downloads", "--python", sys.executable, "--output-file", str(output)]
+            command += ["--prerelease", "allow"] * asked.options.prerelease
+            command += ["--index-strategy", "unsafe-best-match"] * asked.listed.is_locked
+            command += index_options.arguments(asked.options.lines)
+            command += _written(asked, cluster, work, staging)
+            own_index = index_options.has_own_index(asked.options.lines)
+            result = uv.run(command, self._settings, self._store, own_index=own_index, directory=work)
             if result.returncode != 0:
-                raise UserError(resolution_problem(name, result.stderr, pins, self._settings))
-            return output.read_text()
+                stderr, settings = result.stderr, self._settings
+                raise UserError(failures.resolution_problem(name, stderr, cluster, settings, asked, staging))
+            return _lock(output, asked, staging)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _written(asked: Inputs, cluster: dict[str, str], work: Path, staging: Path) -> list[str]:
+    """Write what uv resolves, and return its arguments."""
+    pins = [f"{package}=={version}" for package, version in cluster.items()]
+    options = index_options.of_files(inputs.staged(line, staging) for line in asked.options.lines)
+    of_conda = asked.requirements(asked.conda_lines, staging)
+    _write_lines(work / "base.in", [*options, *BASE_REQUIREMENTS, *pins, *of_conda])
+    _write_lines(work / "requirements.txt", asked.requirements(asked.lines, staging))
+    arguments = [str(work / "base.in"), str(work / "requirements.txt")]
+    limits = asked.requirements((*asked.lines, *asked.conda_lines), staging, constraint=True)
+    if asked.listed.indexed:
+        (work / project_file.NAME).write_text(inputs.staged(asked.listed.indexed, staging), encoding="utf-8")
+        arguments.append(str(work / project_file.NAME))
+    if limits:
+        _write_lines(work / "constraints.txt", limits)
+        arguments += ["--constraints", str(work / "constraints.txt")]
+    return arguments
+
+
+def _write_lines(file: Path, lines: list[str]) -> None:
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _lock(output: Path, asked: Inputs, staging: Path) -> str:
+    """Return the lock: the options, then what uv resolved, without paths of this machine."""
+    options = "".join(f"{line}\n" for line in asked.lock_options)
+    return options + inputs.unstaged(hashes.restricted(output.read_text(), asked), staging)
 
 
 def pinned(lock: str) -> dict[str, str]:
     """Return the versions that a lock pins, by the package's name."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
-
-
-def resolution_problem(name: str, stderr: str, pins: dict[str, str], settings: Settings) -> Problem:
-    """Return why uv cannot resolve the requirements of a package.
-
-    Args:
-        name: the package's name.
-        stderr: uv's explanation.
-        pins: the versions of the base lock.
-        settings: name the package index and the proxy before it.
-    """
-    file = f"algopkg/{name}/requirements.txt"
-    if unreachable := uv.unreachable(stderr, settings, file):
-        return unreachable
-    if lacking := debian_hints.of_build(stderr, file):
-        return lacking
-    text = uv.one_line(stderr)
-    for package in CLUSTER_PACKAGES:
-        versions = re.findall(rf"\b{package}(?:\[[\w,]*\])?([=<>!~]=?[\w.*]+)", text)
-        other = next((version for version in versions if version != f"=={pins[package]}"), None)
-        if other:
-            message = f"asks for {package}{other}, but the cluster runs {package} {pins[package]}"
-            return Problem(message, f"Remove the line, or write {package}=={pins[package]}", file)
-    return Problem(f"cannot be met: {text}", "Change the versions so that they agree", file)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from modelserve.environments import credentials
 from modelserve.errors import Problem
 from modelserve.settings import Settings
 from modelserve.store.store import Store
@@ -17,13 +18,22 @@ from modelserve.util.proxies import without_proxies
 IMAGE_PREFIX = Path("/opt/venv")
 
 
-def run(arguments: Sequence[str], settings: Settings, store: Store) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str],
+    settings: Settings,
+    store: Store,
+    *,
+    own_index: bool = False,
+    directory: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run uv with its cache in the store, so that environments share files by hard links.
 
     Args:
         arguments: uv's.
-        settings: say where packages come from, and through which proxy.
+        settings: say where packages come from, through which proxy, and where passwords are.
         store: the store with the cache.
+        own_index: the requirements name the index that takes the place of the cluster's.
+        directory: its working directory; None: that of this process.
 
     Returns:
         The completed process, whatever its exit status.
@@ -31,22 +41,37 @@ def run(arguments: Sequence[str], settings: Settings, store: Store) -> subproces
     environment = {**os.environ, "UV_CACHE_DIR": str(store.root / "cache" / "uv"), "UV_NO_PROGRESS": "1"}
     environment["UV_LINK_MODE"] = "hardlink"
     # Not on the command line, which every user of the host can read: index and proxy may hold a password.
-    if settings.index_url:
+    if settings.index_url and not own_index:
         environment["UV_DEFAULT_INDEX"] = settings.index_url
+    if settings.index_strategy:
+        environment["UV_INDEX_STRATEGY"] = settings.index_strategy
+    environment["GIT_TERMINAL_PROMPT"] = "0"  # a question would wait for ever
     if settings.proxy_environment:
         environment = {**without_proxies(environment), **settings.proxy_environment}
     command = [str(IMAGE_PREFIX / "bin" / "uv"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    with credentials.netrc(settings) as (variables, descriptors):
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**environment, **variables},
+            cwd=directory,
+            pass_fds=descriptors,
+            check=False,
+        )
 
 
 def unreachable(text: str, settings: Settings, file: str) -> Problem | None:
-    """Return that no package index is reached, with the proxy between; None where uv failed for another reason.
+    """Return that a package index is not reached or wants a password; None where uv failed for another reason.
 
     Args:
         text: uv's explanation.
         settings: name the index and the proxy.
         file: what the problem is about.
     """
+    if refused := re.search(r"401 Unauthorized|403 Forbidden", text):
+        fix = f"Set the secret {credentials.NETRC} of modelserve_secrets: machine HOST login USER password PASSWORD"
+        return Problem(f"a package index wants another user or password ({refused[0]}): {one_line(text)}", fix, file)
     if "error sending request" not in text:
         return None
     causes = re.findall(r"^\W*(?:cause|Caused by): (.+)", text, re.MULTILINE) or [one_line(text)]
