@@ -14,15 +14,15 @@ trap 'rm -rf "$work"' EXIT
 
 packages=$(printf '%s\n' "$DEBIAN_PACKAGES" | cut -d ' ' -f 1 | paste -sd ' ')
 echo "step: Debian packages: $packages"
-cp "$here/layer.Dockerfile" "$work/Dockerfile"
-login=""
+install -D -m 0644 "$here/layer.Dockerfile" "$work/context/Dockerfile" # the log is not in the context, which Docker reads
+login="" failed=0
 [ -n "${BASE_IMAGE:-}" ] || login=$(mirror_login) # an image of the site has its own archives
 # shellcheck disable=SC2046 # options, whose values are in the environment
 FTP_PROXY=$login DOCKER_BUILDKIT=0 \
     docker build --network host --force-rm --tag "$image" --label modelserve.part=image --build-arg FTP_PROXY \
     $(proxy_options) --build-arg BASE_IMAGE="$from" --build-arg PACKAGES="$packages" --build-arg RECORD="${RECORD:-}" \
-    "$work" >"$work/log" 2>&1 || failed=$?
-[ "${failed:-0}" -eq 0 ] && exit
+    "$work/context" >"$work/log" 2>&1 || failed=$?
+[ "$failed" -eq 0 ] && exit
 
 # Each name that apt cannot install, with who asks for it; else what apt or Docker names as the cause.
 release=$(sed -n 's/^release: //p' "$work/log")

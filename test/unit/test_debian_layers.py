@@ -47,6 +47,7 @@ def test_a_layer_is_one_step_on_top_of_the_image(tmp_path: Path) -> None:
     assert argv[0] == "build" and argv[argv.index("--tag") + 1] == "modelserve:1-2"
     assert {"BASE_IMAGE=modelserve:1", "PACKAGES=libgl1 libg++", "RECORD=1", "modelserve.part=image"} <= set(argv)
     # Each COPY, ADD or RUN is a layer of its own.
+    assert [path.name for path in (tmp_path / "context").iterdir()] == ["Dockerfile"]
     steps = [line.split()[0] for line in (tmp_path / "context" / "Dockerfile").read_text().splitlines()]
     assert [step for step in steps if step in ("COPY", "ADD", "RUN")] == ["RUN"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp.")] == [], "nothing stays"
