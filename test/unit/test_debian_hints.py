@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from modelserve.config import debian_hints
-from modelserve.environments import resolve
+from modelserve.environments import failures
 from modelserve.settings import Settings
 
 FILE = "algopkg/OCR/requirements.txt"
@@ -142,5 +142,5 @@ def test_a_build_that_fails_otherwise_is_explained_otherwise(text: str) -> None:
 
 def test_a_resolution_that_lacks_git_names_it(tmp_path: Path) -> None:
     text = "error: Git executable not found. Ensure that Git is installed and available."
-    problem = resolve.resolution_problem("OCR", text, {"ray": "2.60.0"}, Settings(home=tmp_path))
+    problem = failures.resolution_problem("OCR", text, {"ray": "2.60.0"}, Settings(home=tmp_path))
     assert "Add git to modelserve_build_packages" in problem.fix and problem.file == FILE
