@@ -137,6 +137,19 @@ def test_another_host_has_the_head_s_replicas_and_keeps_them(tmp_path: Path, sto
     assert PublishedTargets(Settings(home=home), "127.0.0.1").current() == ECHO, "after a restart"
 
 
+def test_what_another_process_is_about_to_publish_stays(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    published = tmp_path / "store" / "gateways"
+    published.mkdir(parents=True)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "ray_token").write_text("0123abcd\n")
+    publish_targets(settings, ECHO)
+    (published / ".@targets.6msds8vj").touch()
+    (published / "former").touch()
+    RemoteGateways(settings, print).publish({})
+    assert {path.name for path in published.iterdir()} == {"@targets", ".@targets.6msds8vj"}
+
+
 def test_replicas_of_another_cluster_are_refused(tmp_path: Path, store_server_of_head: StoreServer) -> None:
     settings, home = Settings(home=store_server_of_head.home), tmp_path / "home"
     (settings.home / "store" / "gateways").mkdir()

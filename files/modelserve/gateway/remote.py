@@ -71,7 +71,7 @@ class RemoteGateways:
             Whether one is new.
         """
         directory = self._settings.home / "store" / DIRECTORY
-        for file in directory.glob("*"):
+        for file in directory.glob("[!.]*"):  # hidden ones are about to become those of another process
             if file.name not in configurations and file.name != TARGETS:
                 file.unlink()
         changed = False
