@@ -31,6 +31,9 @@ RESULT = {
 }
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """What each host's settings make of the names."""

@@ -78,7 +78,6 @@ def test_a_worker_goes_and_comes_back(
     assert len(load.failed()) <= 8, load.kinds()
 
 
-@pytest.mark.essential
 def test_the_heads_container_killed(cluster: Cluster, table: Table) -> None:
     before = cluster.replicas()
     with cluster.load("worker_2") as second, cluster.load() as load:

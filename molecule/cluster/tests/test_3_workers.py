@@ -65,7 +65,6 @@ def test_the_head_is_restarted_while_workers_answer(cluster: Cluster, third: str
     assert len(load.failed()) <= 4, load.kinds()
 
 
-@pytest.mark.essential
 def test_a_worker_is_removed_without_a_lost_request(cluster: Cluster, third: str) -> None:
     others = {host: cluster.containers(host) for host in (bed.HEAD, "worker_1", "worker_3")}
     with cluster.load() as load:
