@@ -3,13 +3,14 @@
     scripts/debian_files.py            writes the packages beside the names that the file lists
     scripts/debian_files.py --check    ends with 1 where Debian has another package than the file
 
-Reads Debian's Contents indices from $DEBIAN_MIRROR, else from Debian's own archive: some minutes.
+Reads Debian's Contents indices from $DEBIAN_MIRROR, else from the first archive of this machine's apt: some minutes.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Collection, Iterator
@@ -17,7 +18,6 @@ from pathlib import Path
 
 FILE = Path(__file__).resolve().parents[1] / "files" / "modelserve" / "config" / "debian_files.txt"
 RELEASES = ("trixie", "bookworm")
-MIRROR = "http://deb.debian.org/debian"
 DIRECTORIES = {
     ".so": ("usr/lib/x86_64-linux-gnu/", "lib/x86_64-linux-gnu/", "usr/lib/"),
     ".h": ("usr/include/", "usr/include/x86_64-linux-gnu/"),
@@ -80,7 +80,7 @@ def directories(name: str) -> tuple[str, ...]:
 
 def contents(release: str) -> Iterator[tuple[str, str]]:
     """Yield the path and the packages of each file of a release."""
-    mirror = os.environ.get("DEBIAN_MIRROR") or MIRROR
+    mirror = os.environ.get("DEBIAN_MIRROR") or apt_archive()
     for architecture in ("amd64", "all"):
         url = f"{mirror}/dists/{release}/main/Contents-{architecture}.gz"
         with urllib.request.urlopen(url, timeout=60) as answer, gzip.open(answer, "rt") as lines:
@@ -121,6 +121,15 @@ def filled(text: str) -> str:
         newest, *older = (column[name] for column in columns)
         rows.append(" ".join([f"{name:31}", f"{newest:31}", *(package for package in older if package != newest)]))
     return "\n".join(row.rstrip() for row in rows) + "\n"
+
+
+def apt_archive() -> str:
+    """Return the URL of the first archive that this machine's apt uses."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if not found:
+        raise SystemExit("error: apt has no archive here: set DEBIAN_MIRROR")
+    return found[0].rstrip("/")
 
 
 def main(arguments: list[str]) -> int:

@@ -31,7 +31,7 @@ _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 # Where conda builds packages; "pip freeze" writes these directories for what conda installed.
 _CONDA_BUILDS = re.compile(
     r"/croot/|/feedstock_root/|/conda-bld/|/perseverance-python-buildout/|/tmp/build/|/tmp/abs_|/bld/rattler-build"
-    r"|/miniforge3?/conda-bld/|^/work/|/Users/builder/|/ci/|^/[A-Za-z]:/(?:b|bld|ci|Miniconda)"
+    r"|/miniforge3?/conda-bld/|^/work/ci_|/Users/builder/|/ci/|^/[A-Za-z]:/(?:b|bld|ci|Miniconda)"
 )
 
 
