@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from ansible.plugins.lookup import LookupBase
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # each host of a run loads the files again
 ROLES = Path(__file__).parents[2] / "roles"
 
 
@@ -23,7 +24,7 @@ def options(roles: Path = ROLES) -> dict[str, Any]:
     """Return the argument spec of every option, by the option's name."""
     specs: dict[str, Any] = {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
-        for entry_point in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+        for entry_point in yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)["argument_specs"].values():
             specs.update(entry_point.get("options", {}))
     return specs
 

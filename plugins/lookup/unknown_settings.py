@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from ansible.plugins.lookup import LookupBase
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # each host of a run loads the files again
 ROLE = Path(__file__).parents[2] / "roles" / "modelserve"
 PREFIX = "modelserve_"
 RENAMED = {
@@ -55,13 +56,15 @@ FACTS = {
 
 def settings(role: Path = ROLE) -> set[str]:
     """Return the names of all settings."""
-    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
+    specs = yaml.load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"), Loader=LOADER)[
+        "argument_specs"
+    ]
     return {name for entry_point in specs.values() for name in entry_point["options"]}
 
 
 def derived(role: Path = ROLE) -> set[str]:
     """Return the names of the variables that the settings' role derives from them."""
-    return set(yaml.safe_load((role / "vars" / "main.yml").read_text(encoding="utf-8")))
+    return set(yaml.load((role / "vars" / "main.yml").read_text(encoding="utf-8"), Loader=LOADER))
 
 
 def unknown(names: Iterable[str], options: Collection[str], others: Collection[str]) -> list[dict[str, str]]:
