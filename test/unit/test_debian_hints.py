@@ -43,7 +43,7 @@ def test_a_failure_names_the_package_and_the_file(text: str, package: str) -> No
     hinted = debian_hints.with_hint(text, "OCR")
     assert hinted.startswith(text.rstrip(". "))
     assert f"write {package} to algopkg/OCR/packages.txt, then run site.yml" in hinted
-    assert debian_hints.with_hint(hinted, "OCR") == hinted, "it is told once"
+    assert debian_hints.with_hint(hinted, "OCR") == hinted, "the hint is added once"
 
 
 def test_a_library_that_is_not_in_the_list_comes_with_the_search_for_it() -> None:

@@ -1,4 +1,4 @@
-"""A package that writes into its own files is told where to write."""
+"""The error of a package that writes into its own files names the place to write to."""
 
 from __future__ import annotations
 

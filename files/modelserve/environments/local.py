@@ -28,7 +28,7 @@ _NAMED = re.compile(r"(?P<before>[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\])?\s*@\s*)(?P
 # What may follow a path: extras, a fragment, a marker, options.
 _TAIL = re.compile(r"(?P<path>.*?)(?P<after>(?:\[[\w,\s.-]+\])?(?:#\S*)?(?:(?:\s*;\s|\s+;|\s+--[a-z]).*)?)")
 _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-# Where conda builds packages; "pip freeze" writes these directories for what conda installed.
+# Where conda's build machines have packages; "pip freeze" writes these directories for what conda installed.
 _CONDA_BUILDS = re.compile(
     r"/croot/|/feedstock_root/|/conda-bld/|/perseverance-python-buildout/|/tmp/build/|/tmp/abs_|/bld/rattler-build"
     r"|/miniforge3?/conda-bld/|^/work/ci_|/Users/builder/|/ci/|^/[A-Za-z]:/(?:b|bld|ci|Miniconda)"

@@ -180,7 +180,7 @@ def _exclusive(directory: Path, report: Report) -> Iterator[None]:
 
 @contextmanager
 def _partial(directory: Path, keys: Collection[str]) -> Iterator[Path]:
-    """Remove the interrupted downloads of models that no entry describes any more, and afterwards what is empty."""
+    """Remove the interrupted downloads of models that no entry describes now, and then the empty directories."""
     partial = directory / PARTIAL
     try:
         for old in partial.glob("*"):
